@@ -1,0 +1,1 @@
+"""What measures: schedules, closed and open loop clients, recorders."""

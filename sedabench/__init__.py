@@ -1,0 +1,1 @@
+"""What decides, keeps and shows."""

@@ -1,0 +1,90 @@
+"""Settings: frozen dataclasses that are also command line options.
+
+A setting is written once, as a dataclass field made by `option`; parser,
+help text, check of the value and default follow from it.  Nothing else in
+`servers` touches argparse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class UsageError(Exception):
+    """Something that the person who started the program can put right.
+
+    Its text is one line: what is wrong, and what to do.  Exit status 2.
+    """
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    minimum: float | None = None,
+    choices: Sequence[str] | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """A dataclass field that becomes the option `--name-of-the-field`."""
+    return dataclasses.field(
+        default=default,
+        metadata={"text": text, "minimum": minimum, "choices": choices, "metavar": metavar},
+    )
+
+
+def add_options(parser: argparse.ArgumentParser, title: str, cls: type[Any]) -> None:
+    """Add every field of the dataclass `cls` to `parser`, in a group called `title`."""
+    fields = dataclasses.fields(cls)
+    if not fields:
+        return
+    group = parser.add_argument_group(title)
+    hints = typing.get_type_hints(cls)
+    for field in fields:
+        kind = hints[field.name]
+        flag = "--" + field.name.removesuffix("_s").replace("_", "-")
+        text = field.metadata["text"]
+        if kind is bool:
+            group.add_argument(
+                flag, dest=field.name, default=field.default,
+                action=argparse.BooleanOptionalAction, help=text,
+            )  # fmt: skip
+            continue
+        shown = "" if field.default in (None, "") else f" (default: {field.default})"
+        group.add_argument(
+            flag, dest=field.name, default=field.default, choices=field.metadata["choices"],
+            metavar=field.metadata["metavar"] or ("SECONDS" if field.name.endswith("_s") else None),
+            type=_converter(kind, field.metadata["minimum"]), help=text + shown,
+        )  # fmt: skip
+
+
+def take_options(namespace: argparse.Namespace, cls: type[T]) -> T:
+    """Make `cls` from what the parser found for its fields."""
+    fields = dataclasses.fields(typing.cast(Any, cls))
+    return cls(**{field.name: getattr(namespace, field.name) for field in fields})
+
+
+def _converter(kind: Any, minimum: float | None) -> typing.Callable[[str], Any]:
+    """A converter for one value: its type, not under `minimum`, in the words of a person."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):  # `int | None`
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if kind is str:
+        return str
+
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            name = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {name}") from None
+        if value != value or (minimum is not None and value < minimum):
+            raise argparse.ArgumentTypeError(f"{text} is too small; at least {minimum} is needed")
+        return value
+
+    return convert

@@ -1,0 +1,174 @@
+"""The contract between a service and the architectures: who writes what, once.
+
+A service is sans-I/O.  It knows bytes, requests and steps; it knows no socket,
+no thread, no loop and no clock.  It says three things:
+
+- how bytes become requests: `Service.session()` makes one `Session` a
+  connection, and `Session.receive(data)` returns the requests that `data`
+  completed;
+- what is done for a request: *steps*, methods marked with `@step`.  A step
+  takes one request and returns the step that comes next, or `None` when the
+  reply is ready in `request.reply`.  A step that may wait (for a disk, for a
+  backend) says so with `@step(blocking=True)`;
+- what to answer when it is not done: `reject` when the server sheds the
+  request, `fail` when a step raised.
+
+An architecture promises in return:
+
+- one session is never called by two threads at once, and one request is never
+  in two steps at once; but steps of *different* requests may run at the same
+  time on different threads, so whatever a service shares between requests
+  must be safe to share;
+- replies leave a connection in the order of its requests, each whole;
+- `data` is valid only during the call of `receive`: a session copies what it
+  keeps.
+
+A whole service::
+
+    class Upper(Service):
+        name = "upper"
+
+        def session(self) -> Session:
+            return Lines(self)              # one Request a line
+
+        @property
+        def first(self) -> Step:
+            return self.shout
+
+        @step
+        def shout(self, request: Request) -> Step | None:
+            request.reply = (request.line.upper(),)
+            return None
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast, overload
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+class Request:
+    """One request of one connection and, in the end, its reply.
+
+    A service subclasses it with what it parsed.  The architecture owns
+    `connection` and `done`; a service leaves them alone.
+    """
+
+    __slots__ = ("connection", "done", "last", "reply", "step")
+
+    step: Step
+    """The step to run next; a session sets it to the step where the request enters."""
+    reply: tuple[Buffer, ...]
+    """The reply, buffers sent one after another; they must not change afterwards."""
+    last: bool
+    """The connection is closed after this reply."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.reply = ()
+        self.last = False
+        self.connection: Any = None
+        self.done = False
+
+
+Step: TypeAlias = Callable[[Any], Any]
+"""`(request) -> Step | None`.  (Python's types cannot say a recursive callable.)"""
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@overload
+def step(function: _F, /) -> _F: ...
+@overload
+def step(*, blocking: bool = False) -> Callable[[_F], _F]: ...
+def step(function: _F | None = None, /, *, blocking: bool = False) -> _F | Callable[[_F], _F]:
+    """Mark a method of a `Service` as a step: `@step`, or `@step(blocking=True)`."""
+
+    def mark(marked: _F) -> _F:
+        cast(Any, marked).blocking = blocking
+        return marked
+
+    return mark if function is None else mark(function)
+
+
+class Session(ABC):
+    """One connection's protocol state: bytes in, complete requests out."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def receive(self, data: memoryview) -> Sequence[Request]:
+        """Take the next bytes of the connection; return the requests they completed.
+
+        Any chunking of the same bytes gives the same requests.  Bytes that
+        are not the protocol give a request whose reply says so and is `last`;
+        a session that has made such a request ignores what follows.
+        """
+
+    @property
+    @abstractmethod
+    def idle(self) -> bool:
+        """True between requests: nothing is lost if the connection closes now."""
+
+
+class Service(ABC):
+    """Application logic, written once and run by every architecture.
+
+    `Options` is a frozen dataclass (see `servers.options`) with the service's
+    own settings; it becomes command line options by itself.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+        # Binding once makes `self.some_step` one object for the service's life:
+        # no allocation a request, and a stage can be found by the step itself.
+        for step_name in self.step_names():
+            setattr(self, step_name, getattr(self, step_name))
+
+    @classmethod
+    def step_names(cls) -> tuple[str, ...]:
+        """The names of the steps, in the order in which the class defines them."""
+        names: dict[str, None] = {}
+        for base in reversed(cls.__mro__):
+            names.update(dict.fromkeys(n for n, f in vars(base).items() if hasattr(f, "blocking")))
+        return tuple(names)
+
+    def steps(self) -> Mapping[str, Step]:
+        """Every step by name, bound to this service."""
+        return {name: getattr(self, name) for name in self.step_names()}
+
+    @property
+    @abstractmethod
+    def first(self) -> Step:
+        """The step at which an ordinary request enters."""
+
+    @abstractmethod
+    def session(self) -> Session:
+        """The protocol state of a new connection."""
+
+    def reject(self, request: Request) -> None:
+        """Answer a request that the server sheds.  Unless overridden: close, say nothing."""
+        request.reply = ()
+        request.last = True
+
+    def fail(self, request: Request, error: Exception) -> None:
+        """Answer a request whose step raised.  Unless overridden: close, say nothing."""
+        request.reply = ()
+        request.last = True
+
+    def start(self) -> None:  # noqa: B027  (optional hook)
+        """Called once, before the first connection."""
+
+    def stop(self) -> None:  # noqa: B027  (optional hook)
+        """Called once, after the last connection."""
+
+    def stats(self) -> dict[str, Any]:
+        """The service's own counters, for `/stats`; called from the admin thread."""
+        return {}
