@@ -1,0 +1,137 @@
+"""`python -m servers ARCHITECTURE --service NAME`: one process, one server.
+
+Prints one JSON line when it serves, says nothing more, and exits 0 after
+SIGTERM or SIGINT.  What the user got wrong is one line and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from servers.admin import Admin
+from servers.architecture import ARCHITECTURES, Architecture, find
+from servers.listener import ServerOptions, bind
+from servers.options import UsageError, add_options, take_options
+from servers.service import Service
+from servers.services import SERVICES
+
+PROG = os.environ.get("SEDABENCH_PROG", "python -m servers")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve; return the exit status."""
+    try:
+        return serve(*parse(sys.argv[1:] if arguments is None else arguments))
+    except UsageError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def parse(
+    arguments: Sequence[str],
+) -> tuple[type[Architecture], type[Service], ServerOptions, Any, Any]:
+    """Find the two classes first: which options exist depends on them."""
+    names = _Parser(prog=PROG, add_help=False, allow_abbrev=False)
+    names.add_argument("architecture", nargs="?")
+    names.add_argument("--service", default="burst")
+    found, _ = names.parse_known_args(arguments)
+    wants_help = {"-h", "--help"} & set(arguments)
+    if found.architecture is None or (wants_help and found.architecture not in ARCHITECTURES):
+        if not wants_help:
+            raise UsageError(f"say which architecture: {', '.join(ARCHITECTURES)}")
+        _print_overview()
+        raise SystemExit(0)
+    architecture: type[Architecture] = find("architecture", found.architecture, ARCHITECTURES)
+    service: type[Service] = find("service", found.service, SERVICES)
+
+    parser = _Parser(
+        prog=f"{PROG} {architecture.name}", allow_abbrev=False,
+        description=f"{architecture.name}: {architecture.summary}. "
+        f"Service {service.name}: {service.summary}.",
+        epilog=f"example: {PROG} {architecture.name} --service {service.name} "
+        "--port 8080 --admin-port 8081",
+    )  # fmt: skip
+    parser.add_argument("architecture", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--service", default="burst", metavar="NAME",
+        help=f"what is served: {', '.join(SERVICES)} (default: burst)",
+    )  # fmt: skip
+    add_options(parser, f"architecture {architecture.name}", architecture.Options)
+    add_options(parser, f"service {service.name}", service.Options)
+    add_options(parser, "every server", ServerOptions)
+    values = parser.parse_args(arguments)
+    return (
+        architecture,
+        service,
+        take_options(values, ServerOptions),
+        take_options(values, architecture.Options),
+        take_options(values, service.Options),
+    )
+
+
+def _print_overview() -> None:
+    print(f"usage: {PROG} ARCHITECTURE [--service NAME] [options]\n\narchitectures:")
+    for name in ARCHITECTURES:
+        print(f"  {name:10} {find('architecture', name, ARCHITECTURES).summary}")
+    print("\nservices:")
+    for name in SERVICES:
+        print(f"  {name:10} {find('service', name, SERVICES).summary}")
+    print(f"\noptions: {PROG} ARCHITECTURE --service NAME --help")
+    print(f"example: {PROG} eventloop --service burst --port 8080 --admin-port 8081")
+
+
+def serve(
+    architecture_class: type[Architecture],
+    service_class: type[Service],
+    server: ServerOptions,
+    architecture_options: Any,
+    service_options: Any,
+) -> int:
+    """Bind, announce, run until a signal, say goodbye."""
+    service = service_class(service_options)
+    with bind(server.host, server.port, server.backlog) as listener:
+        architecture = architecture_class(service, listener, server, architecture_options)
+        admin = None
+        if server.admin_port is not None:
+            admin = Admin(server.host, server.admin_port, architecture.stats)
+        service.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: architecture.stop())
+        if admin:
+            admin.start()
+        host, port = listener.getsockname()[:2]
+        announcement = {
+            "architecture": architecture.name,
+            "service": service.name,
+            "host": host,
+            "port": port,
+            "admin_port": admin.port if admin else None,
+            "pid": os.getpid(),
+        }
+        # Who started us may have gone, or may not read; we serve all the same.
+        with contextlib.suppress(OSError):
+            print(json.dumps(announcement), flush=True)
+        # What exists now lives as long as the process: the collector need not look at it.
+        gc.freeze()
+        architecture.run()
+        if admin:
+            admin.stop()
+        service.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""What every architecture is: something that serves a listener until it is told to stop.
+
+The registry at the end finds architectures by name: a new one is one new file
+and one line there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from abc import ABC, abstractmethod
+from importlib import import_module
+from typing import Any, ClassVar
+
+from servers.counters import Ledger
+from servers.listener import ServerOptions, connection_limit, descriptor_limit
+from servers.options import UsageError
+from servers.service import Service
+
+
+class Architecture(ABC):
+    """Who runs the steps, when, and on which thread.
+
+    `Options` is a frozen dataclass (see `servers.options`) with the
+    architecture's own settings.  The constructor checks them and raises
+    UsageError before anything is served.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    Options: ClassVar[type[Any]]
+
+    def __init__(
+        self, service: Service, listener: socket.socket, server: ServerOptions, options: Any
+    ) -> None:
+        self.service = service
+        self.listener = listener
+        self.server = server
+        self.options = options
+        self.ledger = Ledger()
+        self.max_connections = self.limit_connections()
+        self.started_ns = time.monotonic_ns()
+        # A signal handler may only write to it; whoever waits polls it.
+        self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def limit_connections(self) -> int:
+        """How many connections can be open at once; UsageError if more were asked for."""
+        return connection_limit(
+            self.server.max_connections, descriptor_limit(),
+            "the limit on open files", "raise it (ulimit -n) or ask for fewer",
+        )  # fmt: skip
+
+    @abstractmethod
+    def run(self) -> None:
+        """Serve; after `stop()`, finish what is in flight within the grace time and return."""
+
+    def stop(self) -> None:
+        """Ask `run` to come to an end.  May be called from a signal handler, and twice."""
+        os.eventfd_write(self.wakeup, 1)
+
+    def describe_stages(self) -> list[dict[str, Any]]:
+        """The stages, for `/stats`; empty where there are none."""
+        return []
+
+    def stats(self) -> dict[str, Any]:
+        """A snapshot of the counters.  Takes no lock of the hot path."""
+        before_ns = time.monotonic_ns()
+        total = self.ledger.total()
+        after_ns = time.monotonic_ns()
+        return {
+            "architecture": self.name,
+            "service": self.service.name,
+            "pid": os.getpid(),
+            "time_ns": (before_ns + after_ns) // 2,
+            "uptime_s": (after_ns - self.started_ns) / 1e9,
+            "connections": {
+                "now": max(0, total.accepted - total.closed),
+                "accepted": total.accepted,
+                "refused": total.refused,
+            },
+            "bytes_in": total.bytes_in,
+            "bytes_out": total.bytes_out,
+            "requests": total.requests,
+            "replies": total.replies,
+            "rejected": total.rejected,
+            "errors": total.errors,
+            "threads": _thread_count(),
+            "service_stats": self.service.stats(),
+            "stages": self.describe_stages(),
+        }
+
+
+def _thread_count() -> int:
+    """Threads of this process, as the kernel counts them (field 20 of /proc/self/stat)."""
+    with open("/proc/self/stat", "rb") as file:  # noqa: PTH123
+        return int(file.read().rpartition(b")")[2].split()[17])
+
+
+ARCHITECTURES: dict[str, str] = {
+    "threaded": "servers.threaded:Threaded",
+    "eventloop": "servers.eventloop:EventLoop",
+    "seda": "servers.seda.server:Seda",
+}
+"""name -> "module:class"; imported only when asked for."""
+
+
+def find(kind: str, name: str, registry: dict[str, str]) -> Any:
+    """The class called `name` in `registry`; UsageError names those that exist."""
+    if name not in registry:
+        raise UsageError(f"there is no {kind} {name!r}; there are: {', '.join(registry)}")
+    module, _, attribute = registry[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,124 @@
+"""One connection on a nonblocking socket: what the event loop and SEDA share.
+
+It keeps what is the same whoever runs the steps: the session, the reply bytes
+that the socket has not taken yet, and how far the connection is from its end.
+It decides neither when to read and write nor when a step runs; that is the
+architecture's part.
+
+How a connection ends.  `half_closed`: the peer will send no more; we close
+when its replies are out.  `closing`: we will begin no further request (its
+last reply is made, or the server stops); when that reply is out we `finish`,
+that is, tell the peer that no more comes, and read and drop what it still
+sends until it closes too or `LINGER_S` is over.  Everything else is an abrupt
+end: the socket is closed at once, and why is counted.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+
+from servers.counters import Counters
+from servers.listener import LINGER_S, ServerOptions, shut
+from servers.service import Buffer, Request, Session
+
+READABLE = select.EPOLLIN
+WRITABLE = select.EPOLLOUT
+BROKEN = select.EPOLLERR | select.EPOLLHUP
+
+BUFFERS_A_CALL = 64
+"""Buffers given to one sendmsg(), of the 1024 that Linux takes; 64 is a guess that has sufficed."""
+
+
+class Connection:
+    """State of one connection: about 0.6 KB, and no buffer that waits for input."""
+
+    __slots__ = (
+        "active", "closed", "closing", "descriptor", "finished", "half_closed", "held",
+        "interest", "outbox", "receive", "recv_into", "send", "session", "since_ns", "sock",
+        "unsent",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket, session: Session, now_ns: int) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.descriptor = sock.fileno()
+        self.session = session
+        # Bound once: the hot loops save two attribute look-ups a call.
+        self.recv_into = sock.recv_into
+        self.send = sock.send
+        self.receive = session.receive
+        self.interest = READABLE  # what the poller watches
+        self.outbox: list[Buffer] = []
+        self.unsent = 0  # bytes in the outbox
+        self.held: Iterator[Request] | None = None  # not begun, because too much is unsent
+        self.half_closed = False
+        self.closing = False
+        self.finished = False
+        self.closed = False
+        self.active = True  # bytes moved since the last sweep
+        self.since_ns = now_ns  # when a sweep last saw that they had
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is in flight: no part of a request, no reply that waits."""
+        return self.session.idle and not self.outbox and self.held is None
+
+    def post(self, reply: tuple[Buffer, ...]) -> None:
+        """Put a reply behind what waits already."""
+        for buffer in reply:
+            if size := len(buffer):
+                self.outbox.append(buffer)
+                self.unsent += size
+
+    def flush(self, counters: Counters) -> None:
+        """Send what the socket takes.  Raises OSError when the peer has gone."""
+        outbox = self.outbox
+        while outbox:
+            try:
+                if len(outbox) == 1:
+                    sent = self.send(outbox[0])
+                else:
+                    sent = self.sock.sendmsg(outbox[:BUFFERS_A_CALL])
+            except BlockingIOError:
+                return
+            self.active = True
+            self.unsent -= sent
+            counters.bytes_out += sent
+            if not self.unsent:
+                outbox.clear()
+                return
+            whole = 0
+            while sent >= len(outbox[whole]):
+                sent -= len(outbox[whole])
+                whole += 1
+            del outbox[:whole]
+            if sent:
+                outbox[0] = memoryview(outbox[0])[sent:]
+
+    def finish(self, now_ns: int) -> None:
+        """Tell the peer that no more comes; from now on the linger time runs."""
+        self.finished = True
+        self.since_ns = now_ns
+        shut(self.sock, socket.SHUT_WR)
+
+    def wanted(self, most_unsent: int) -> int:
+        """What the poller should watch now."""
+        events = WRITABLE if self.outbox else 0
+        # While the last reply is on its way nothing is read; after it, only to be dropped.
+        if self.finished or not (self.closing or self.held or self.unsent > most_unsent):
+            events |= READABLE
+        return events if not self.half_closed else events & ~READABLE
+
+    def overdue(self, now_ns: int, options: ServerOptions) -> str | None:
+        """Called by every sweep: the kind of time-out that has run out, if one has."""
+        if self.finished:
+            return "linger" if now_ns - self.since_ns > LINGER_S * 1e9 else None
+        if self.active:
+            self.active = False
+            self.since_ns = now_ns
+            return None
+        kind = "unread" if self.outbox else "idle"
+        limit_s = options.send_timeout_s if self.outbox else options.idle_timeout_s
+        return kind if now_ns - self.since_ns > limit_s * 1e9 else None

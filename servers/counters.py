@@ -1,0 +1,80 @@
+"""What a server counts, without a lock: one writer a block, summed when read.
+
+`x.n += 1` from two threads loses counts.  So every thread that counts leases a
+`Counters` block of its own and is its only writer; a snapshot sums all blocks.
+A block that is given back keeps its counts and goes to the next thread, so
+that the sum never falls and there are never more blocks than threads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+ERROR_KINDS = (
+    "reset",     # the peer reset the connection or vanished
+    "idle",      # silent for longer than --idle-timeout
+    "linger",    # had its last reply and did not close within LINGER_S
+    "unread",    # took nothing of a waiting reply for --send-timeout
+    "handler",   # a step raised
+    "protocol",  # the bytes were not the service's protocol
+    "aborted",   # still in flight when --grace ran out
+    "accept",    # accept() failed: descriptors or memory ran out
+)  # fmt: skip
+
+
+class Counters:
+    """Counts of one thread.  All only ever grow."""
+
+    __slots__ = (
+        "accepted", "bytes_in", "bytes_out", "closed", "errors",
+        "refused", "rejected", "replies", "requests",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.refused = 0
+        self.closed = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.requests = 0
+        self.replies = 0
+        self.rejected = 0
+        self.errors = dict.fromkeys(ERROR_KINDS, 0)
+
+
+class Ledger:
+    """Every block of one server."""
+
+    def __init__(self) -> None:
+        self._blocks: list[Counters] = []
+        self._free: deque[Counters] = deque()
+
+    def lease(self) -> Counters:
+        """A block for the calling thread alone, until it gives it back."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            block = Counters()
+            self._blocks.append(block)
+            return block
+
+    def give_back(self, block: Counters) -> None:
+        self._free.append(block)
+
+    def total(self) -> Counters:
+        """The sum of all blocks: no lock, so blocks are read one shortly after the other."""
+        total = Counters()
+        for block in self._blocks.copy():
+            # closed before accepted: "now" may be a moment old, but never negative
+            total.closed += block.closed
+            for kind in ERROR_KINDS:
+                total.errors[kind] += block.errors[kind]
+            total.bytes_in += block.bytes_in
+            total.bytes_out += block.bytes_out
+            total.replies += block.replies
+            total.requests += block.requests
+            total.rejected += block.rejected
+        for block in self._blocks.copy():
+            total.accepted += block.accepted
+            total.refused += block.refused
+        return total

@@ -1,0 +1,310 @@
+"""One thread a connection: the operating system schedules everything.
+
+The model that the paper argues against.  A thread reads from its own blocking
+socket, takes each request through its steps, one after another, and writes
+the reply; while it waits, it waits in the kernel.  No state machine, no queue,
+and the program reads from top to bottom.
+
+`--writers 120` is the variant of the paper's Figure 1: a reader thread a
+socket, which hands every reply to a fixed pool of writer threads.
+
+What a connection costs is its thread.  So the thread is small: a small stack,
+and a small buffer to wait in; a large one is borrowed only while more has
+already arrived than the small one holds.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import queue
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from servers.architecture import Architecture
+from servers.counters import Counters
+from servers.listener import LINGER_S, accept, set_kernel_timeouts, shut
+from servers.options import UsageError, option
+from servers.service import Request, Session
+
+WAITING_BUFFER_BYTES = 4096
+"""What a blocked thread holds.  One page: small requests fit, and 4,096 threads hold 16 MB."""
+
+DRAIN_TICK_S = 0.01
+"""How often a server that is stopping looks for connections that came to rest."""
+
+ACCEPT_PAUSE_S = 0.1
+"""Rest after accept() ran out of descriptors or memory; pulled out of the air."""
+
+
+@dataclass(frozen=True)
+class ThreadedOptions:
+    """How many threads write, and how large a thread is."""
+
+    writers: int = option(
+        0, "hand replies to so many writer threads; 0: a connection's own thread writes", minimum=0
+    )
+    stack_kb: int = option(
+        256, "address space of a thread's stack; only what it touches costs memory", minimum=32
+    )
+
+
+class Conversation:
+    """One connection and its thread's state."""
+
+    __slots__ = ("abandoned", "closing", "lock", "owed", "session", "sock", "writing")
+
+    def __init__(self, sock: socket.socket, session: Session) -> None:
+        self.sock = sock
+        self.session = session
+        self.closing = False  # its last reply is made
+        # With writers only:
+        self.lock: _thread.LockType | None = None
+        self.owed: deque[Request] | None = None  # replies handed over and not yet sent
+        self.writing = False  # a writer has it, or will
+        self.abandoned = False  # the reader has left; the writer closes
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing is in flight: no part of a request, no reply that waits."""
+        return self.session.idle and not self.writing
+
+
+class Threaded(Architecture):
+    """Accepts on the main thread, converses on the others."""
+
+    name = "threaded"
+    summary = "one blocking thread a connection; --writers N adds the paper's pool of writers"
+    Options = ThreadedOptions
+    options: ThreadedOptions
+
+    def run(self) -> None:
+        self.stopping = False
+        self.conversations: set[Conversation] = set()
+        self.counters = self.ledger.lease()
+        self.large_buffers: deque[bytearray] = deque(maxlen=64)
+        self.to_write: queue.SimpleQueue[Conversation] = queue.SimpleQueue()
+        threading.stack_size(self.options.stack_kb * 1024)
+        for started in range(self.options.writers):
+            try:
+                _thread.start_new_thread(self._writer, ())
+            except RuntimeError:
+                raise UsageError(
+                    f"only {started} of --writers {self.options.writers} threads could be made; "
+                    "raise the limit on processes (ulimit -u) or ask for fewer"
+                ) from None
+        self._accept_until_stopped()
+        self.stopping = True
+        self.listener.close()
+        self._drain()
+
+    def _accept_until_stopped(self) -> None:
+        ready = select.poll()
+        ready.register(self.listener, select.POLLIN)
+        ready.register(self.wakeup, select.POLLIN)
+        while True:
+            descriptors = [descriptor for descriptor, _ in ready.poll()]
+            if self.wakeup in descriptors:
+                return
+            try:
+                sock = accept(self.listener)
+            except OSError:
+                self.counters.errors["accept"] += 1
+                time.sleep(ACCEPT_PAUSE_S)
+                continue
+            if sock is not None:
+                self._welcome(sock)
+
+    def _welcome(self, sock: socket.socket) -> None:
+        """Give the connection a thread, or close it if none can be had."""
+        if len(self.conversations) >= self.max_connections:
+            self.counters.refused += 1
+            sock.close()
+            return
+        conversation = Conversation(sock, self.service.session())
+        self.conversations.add(conversation)
+        try:
+            _thread.start_new_thread(self._reader, (conversation,))
+        except (RuntimeError, MemoryError):  # no thread: this connection only
+            self.conversations.discard(conversation)
+            self.counters.refused += 1
+            sock.close()
+            return
+        self.counters.accepted += 1
+
+    def _reader(self, conversation: Conversation) -> None:
+        """A connection's thread, from its first byte to its last."""
+        counters = self.ledger.lease()
+        server = self.server
+        sock = conversation.sock
+        try:
+            set_kernel_timeouts(sock, server.idle_timeout_s, server.send_timeout_s)
+            if self.options.writers:
+                conversation.lock = _thread.allocate_lock()
+                conversation.owed = deque()
+            self._converse(conversation, counters)
+        except OSError:
+            counters.errors["reset"] += 1
+        finally:
+            self._leave(conversation, counters)
+            self.ledger.give_back(counters)
+
+    def _converse(self, conversation: Conversation, counters: Counters) -> None:
+        """Read, run the steps, reply; again, until there is nothing more to read."""
+        recv_into = conversation.sock.recv_into
+        receive = conversation.session.receive
+        small = bytearray(WAITING_BUFFER_BYTES)
+        view = memoryview(small)
+        while True:
+            try:
+                size = recv_into(small)  # here a thread spends its life
+            except BlockingIOError:
+                counters.errors["linger" if conversation.closing else "idle"] += 1
+                return
+            if not size:
+                return
+            counters.bytes_in += size
+            if conversation.closing:
+                continue  # it has had its last reply
+            requests = receive(view[:size])
+            if requests and not self._serve(conversation, requests, counters):
+                continue
+            if size == WAITING_BUFFER_BYTES and not self._read_on(conversation, counters):
+                return
+
+    def _read_on(self, conversation: Conversation, counters: Counters) -> bool:
+        """More has arrived than the small buffer holds: take what is there, without waiting.
+
+        False at the end of the connection.
+        """
+        try:
+            large = self.large_buffers.pop()
+        except IndexError:
+            large = bytearray(self.server.receive_bytes)
+        try:
+            size = conversation.sock.recv_into(large, 0, socket.MSG_DONTWAIT)
+            if size:
+                counters.bytes_in += size
+                with memoryview(large) as view:
+                    requests = conversation.session.receive(view[:size])
+                if requests:
+                    self._serve(conversation, requests, counters)
+            return bool(size)
+        except BlockingIOError:
+            return True
+        finally:
+            self.large_buffers.append(large)
+
+    def _serve(
+        self, conversation: Conversation, requests: Sequence[Request], counters: Counters
+    ) -> bool:
+        """Take each request through its steps, on this thread; False after the last reply."""
+        for request in requests:
+            counters.requests += 1
+            step = request.step
+            try:
+                while step is not None:
+                    step = step(request)
+            except Exception as error:  # costs this request only
+                counters.errors["handler"] += 1
+                self.service.fail(request, error)
+            counters.replies += 1
+            if self.stopping:
+                request.last = True
+            if conversation.owed is None:
+                self._write(conversation, request, counters)
+            else:
+                self._hand_over(conversation, request)
+            if conversation.closing:
+                return False
+        return True
+
+    def _write(self, conversation: Conversation, request: Request, counters: Counters) -> None:
+        """Send one whole reply, waiting in the kernel for a slow peer."""
+        sock = conversation.sock
+        try:
+            for buffer in request.reply:
+                sock.sendall(buffer)
+                counters.bytes_out += len(buffer)
+        except BlockingIOError:
+            counters.errors["unread"] += 1
+            conversation.closing = True
+            shut(sock, socket.SHUT_RDWR)  # the reader, if it is another thread, sees the end
+            return
+        if request.last:
+            conversation.closing = True
+            shut(sock, socket.SHUT_WR)
+            set_kernel_timeouts(sock, LINGER_S, LINGER_S)
+
+    # The paper's variant: replies cross to a fixed pool of writers.  A
+    # conversation is in their queue at most once, so that its replies keep
+    # their order and a peer that does not read holds one writer, not all.
+
+    def _hand_over(self, conversation: Conversation, request: Request) -> None:
+        assert conversation.lock is not None and conversation.owed is not None
+        with conversation.lock:
+            conversation.owed.append(request)
+            if conversation.writing:
+                return
+            conversation.writing = True
+        self.to_write.put(conversation)
+
+    def _writer(self) -> None:
+        """One of the pool: write what one conversation is owed, then what the next is."""
+        counters = self.ledger.lease()
+        while True:
+            conversation = self.to_write.get()
+            owed, lock = conversation.owed, conversation.lock
+            assert lock is not None and owed is not None
+            while True:
+                with lock:
+                    if not owed:
+                        conversation.writing = False
+                        if conversation.abandoned:
+                            self._close(conversation, counters)
+                        break
+                    request = owed.popleft()
+                if conversation.closing:
+                    continue  # nothing follows a last reply
+                try:
+                    self._write(conversation, request, counters)
+                except OSError:
+                    counters.errors["reset"] += 1
+                    conversation.closing = True
+
+    def _leave(self, conversation: Conversation, counters: Counters) -> None:
+        """The reader is done; whoever is the last to hold the socket closes it."""
+        if conversation.lock is None:
+            self._close(conversation, counters)
+            return
+        with conversation.lock:
+            conversation.abandoned = True
+            if not conversation.writing:
+                self._close(conversation, counters)
+
+    def _close(self, conversation: Conversation, counters: Counters) -> None:
+        conversation.sock.close()
+        counters.closed += 1
+        self.conversations.discard(conversation)
+
+    def _drain(self) -> None:
+        """Let what is in flight come to its end; after the grace time, end it."""
+        os.eventfd_read(self.wakeup)
+        deadline_ns = time.monotonic_ns() + int(self.server.grace_s * 1e9)
+        while self.conversations and time.monotonic_ns() < deadline_ns:
+            for conversation in self.conversations.copy():
+                if conversation.at_rest and not conversation.closing:
+                    # What has arrived is still read and answered; then the thread sees the end.
+                    shut(conversation.sock, socket.SHUT_RD)
+            time.sleep(DRAIN_TICK_S)
+        for conversation in self.conversations.copy():
+            self.counters.errors["aborted"] += 1
+            shut(conversation.sock, socket.SHUT_RDWR)
+        deadline_ns = time.monotonic_ns() + int(LINGER_S * 1e9)
+        while self.conversations and time.monotonic_ns() < deadline_ns:
+            time.sleep(DRAIN_TICK_S)
