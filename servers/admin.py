@@ -35,8 +35,7 @@ class Admin:
         self._thread.start()
 
     def stop(self) -> None:
-        if self._thread.is_alive():
-            self._server.shutdown()
+        """Take no more questions.  The thread, a daemon, ends with the process."""
         self._server.server_close()
 
 

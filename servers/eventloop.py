@@ -115,7 +115,11 @@ class EventLoop(Architecture):
             counters.bytes_in += size
             if connection.closing:
                 continue  # it has had its last reply
-            requests = connection.receive(view[:size])
+            try:
+                requests = connection.receive(view[:size])
+            except Exception:  # a fault in the session costs its connection
+                self._close(connection, "protocol")
+                continue
             if requests:
                 self._serve(connection, iter(requests))
 
@@ -137,7 +141,7 @@ class EventLoop(Architecture):
                     service.fail(request, error)
                 counters.replies += 1
                 connection.post(request.reply)
-                if request.last or self.stopping:
+                if request.last:
                     connection.closing = True
                     connection.held = None
                     break
@@ -145,6 +149,7 @@ class EventLoop(Architecture):
                     break
             else:
                 connection.held = None
+                connection.closing = connection.closing or self.stopping
             try:
                 connection.flush(counters)
             except OSError:

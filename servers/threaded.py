@@ -89,6 +89,8 @@ class Threaded(Architecture):
         self.counters = self.ledger.lease()
         self.large_buffers: deque[bytearray] = deque(maxlen=64)
         self.to_write: queue.SimpleQueue[Conversation] = queue.SimpleQueue()
+        # Like TCP_NODELAY, handed down to every socket that accept() returns.
+        set_kernel_timeouts(self.listener, self.server.idle_timeout_s, self.server.send_timeout_s)
         threading.stack_size(self.options.stack_kb * 1024)
         for started in range(self.options.writers):
             try:
@@ -140,10 +142,7 @@ class Threaded(Architecture):
     def _reader(self, conversation: Conversation) -> None:
         """A connection's thread, from its first byte to its last."""
         counters = self.ledger.lease()
-        server = self.server
-        sock = conversation.sock
         try:
-            set_kernel_timeouts(sock, server.idle_timeout_s, server.send_timeout_s)
             if self.options.writers:
                 conversation.lock = _thread.allocate_lock()
                 conversation.owed = deque()
@@ -157,7 +156,6 @@ class Threaded(Architecture):
     def _converse(self, conversation: Conversation, counters: Counters) -> None:
         """Read, run the steps, reply; again, until there is nothing more to read."""
         recv_into = conversation.sock.recv_into
-        receive = conversation.session.receive
         small = bytearray(WAITING_BUFFER_BYTES)
         view = memoryview(small)
         while True:
@@ -171,7 +169,7 @@ class Threaded(Architecture):
             counters.bytes_in += size
             if conversation.closing:
                 continue  # it has had its last reply
-            requests = receive(view[:size])
+            requests = self._receive(conversation, view[:size], counters)
             if requests and not self._serve(conversation, requests, counters):
                 continue
             if size == WAITING_BUFFER_BYTES and not self._read_on(conversation, counters):
@@ -191,7 +189,7 @@ class Threaded(Architecture):
             if size:
                 counters.bytes_in += size
                 with memoryview(large) as view:
-                    requests = conversation.session.receive(view[:size])
+                    requests = self._receive(conversation, view[:size], counters)
                 if requests:
                     self._serve(conversation, requests, counters)
             return bool(size)
@@ -199,6 +197,17 @@ class Threaded(Architecture):
             return True
         finally:
             self.large_buffers.append(large)
+
+    def _receive(
+        self, conversation: Conversation, data: memoryview, counters: Counters
+    ) -> Sequence[Request]:
+        try:
+            return conversation.session.receive(data)
+        except Exception:  # a fault in the session costs its connection
+            counters.errors["protocol"] += 1
+            conversation.closing = True
+            shut(conversation.sock, socket.SHUT_RDWR)
+            return ()
 
     def _serve(
         self, conversation: Conversation, requests: Sequence[Request], counters: Counters
@@ -214,7 +223,7 @@ class Threaded(Architecture):
                 counters.errors["handler"] += 1
                 self.service.fail(request, error)
             counters.replies += 1
-            if self.stopping:
+            if self.stopping and request is requests[-1]:
                 request.last = True
             if conversation.owed is None:
                 self._write(conversation, request, counters)
@@ -246,7 +255,8 @@ class Threaded(Architecture):
     # their order and a peer that does not read holds one writer, not all.
 
     def _hand_over(self, conversation: Conversation, request: Request) -> None:
-        assert conversation.lock is not None and conversation.owed is not None
+        assert conversation.lock is not None
+        assert conversation.owed is not None
         with conversation.lock:
             conversation.owed.append(request)
             if conversation.writing:
@@ -260,7 +270,8 @@ class Threaded(Architecture):
         while True:
             conversation = self.to_write.get()
             owed, lock = conversation.owed, conversation.lock
-            assert lock is not None and owed is not None
+            assert lock is not None
+            assert owed is not None
             while True:
                 with lock:
                     if not owed:

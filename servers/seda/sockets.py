@@ -1,0 +1,381 @@
+"""The network as stages: where their events come from, and what they do with them.
+
+Three stages surround those of the service.  *accept*: events are new
+connections.  *read*: events are ready sockets; out come requests.  *write*:
+events are connections with a reply that is ready; out go bytes.
+
+Who may touch a connection, when several threads could:
+
+- one reader at a time: with one read thread that is so by itself, with more
+  the kernel reports a socket to one of them only, until it is re-armed
+  (EPOLLONESHOT);
+- a reader alone closes the socket, so that no descriptor is used again while
+  somebody is about to read from it; anybody else *dooms* the connection,
+  which wakes a reader;
+- outbox, `interest` and the flags of the end are touched under the
+  connection's lock.  Reading ordinary input does not take it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+from servers.connection import BROKEN, READABLE, WRITABLE, Connection
+from servers.counters import Counters
+from servers.listener import accept, shut
+from servers.service import Request, Session
+
+MOST_IN_FLIGHT = 256
+"""Requests of one connection inside the stages at once; a pipeliner's others wait outside."""
+
+ACCEPT_PAUSE_S = 0.1
+"""Rest after accept() ran out of descriptors or memory; pulled out of the air."""
+
+Ready: TypeAlias = "tuple[StagedConnection, int]"
+
+
+class StagedConnection(Connection):
+    """A connection whose requests are in several hands at once."""
+
+    __slots__ = ("doomed", "in_hand", "lock", "pending")
+
+    def __init__(self, sock: socket.socket, session: Session, now_ns: int) -> None:
+        super().__init__(sock, session, now_ns)
+        self.lock = threading.Lock()
+        self.pending: list[Request] = []  # in order; the reply to the first goes out first
+        self.doomed: str | None = None  # to be closed: the kind of error, or ""
+        self.in_hand = False  # a reader has it, and will arm it again
+
+    @property
+    def at_rest(self) -> bool:
+        return not self.pending and super().at_rest
+
+    def admits(self, most_unsent: int) -> bool:
+        """May a further request enter the stages?"""
+        return len(self.pending) < MOST_IN_FLIGHT and self.unsent <= most_unsent
+
+    def wanted(self, most_unsent: int) -> int:
+        events = super().wanted(most_unsent)
+        if self.held is not None and self.admits(most_unsent):
+            events |= WRITABLE  # which it is: a reader comes at once, and admits what is held
+        return events
+
+
+class Readiness:
+    """The kernel's queue of ready sockets, in the shape of an event queue."""
+
+    capacity = None
+    events_in = None
+    dropped = 0
+
+    def __init__(self, readers: int) -> None:
+        self.connections: dict[int, StagedConnection] = {}
+        self._epoll = select.epoll()
+        self._once = select.EPOLLONESHOT if readers > 1 else 0
+        self.shared = readers > 1
+        self._end = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._end, READABLE)
+
+    def __len__(self) -> int:
+        return 0  # the kernel does not tell
+
+    def take(self, most: int) -> list[Ready] | None:
+        find = self.connections.get
+        while True:
+            ready: list[Ready] = []
+            for descriptor, events in self._epoll.poll(-1, most):
+                connection = find(descriptor)
+                if connection is not None:
+                    ready.append((connection, events))
+                elif descriptor == self._end:
+                    return None
+            if ready:
+                return ready
+
+    def add(self, connection: StagedConnection) -> None:
+        self.connections[connection.descriptor] = connection
+        self._epoll.register(connection.descriptor, READABLE | self._once)
+
+    def arm(self, connection: StagedConnection, events: int, force: bool = False) -> None:
+        """Watch for `events`.  The connection's lock is held."""
+        if connection.in_hand:
+            return  # its reader arms it when it is done
+        if events != connection.interest or force:
+            connection.interest = events
+            self._epoll.modify(connection.descriptor, events | self._once)
+
+    def remove(self, connection: StagedConnection) -> None:
+        """Forget it.  To be called before its descriptor is closed, and so can be used anew."""
+        del self.connections[connection.descriptor]
+        self._epoll.unregister(connection.descriptor)
+
+    def close(self) -> None:
+        os.eventfd_write(self._end, 1)  # never read again: it wakes every reader
+
+
+class Arrivals:
+    """The listener's backlog, in the shape of an event queue: its events are sockets."""
+
+    capacity = None
+    events_in = None
+    dropped = 0
+
+    def __init__(self, listener: socket.socket, failed: Callable[[], None]) -> None:
+        self._listener = listener
+        self._failed = failed
+        self._end = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._ready = select.poll()
+        self._ready.register(listener, select.POLLIN)
+        self._ready.register(self._end, select.POLLIN)
+
+    def __len__(self) -> int:
+        return 0  # the kernel does not tell
+
+    def take(self, most: int) -> list[socket.socket] | None:
+        while True:
+            if any(descriptor == self._end for descriptor, _ in self._ready.poll()):
+                return None
+            arrived: list[socket.socket] = []
+            try:
+                while len(arrived) < most and (sock := accept(self._listener)) is not None:
+                    arrived.append(sock)
+            except OSError:
+                self._failed()
+                time.sleep(ACCEPT_PAUSE_S)
+            if arrived:
+                return arrived
+
+    def close(self) -> None:
+        os.eventfd_write(self._end, 1)
+
+
+class Network:
+    """What the handlers of accept, read and write share: how connections live and end."""
+
+    def __init__(
+        self,
+        readiness: Readiness,
+        new_session: Callable[[], Session],
+        counters: Callable[[], Counters],
+        most_connections: int,
+        most_unsent: int,
+        receive_bytes: int,
+    ) -> None:
+        self.readiness = readiness
+        self.stopping = False
+        self.enter: Callable[[Sequence[Request]], None]
+        """Sends requests to the stages where they enter; set when those exist."""
+        self.reply: Callable[[Sequence[StagedConnection]], object]
+        """Sends connections to the write stage; set when it exists."""
+        self._new_session = new_session
+        self._counters = counters
+        self._most_connections = most_connections
+        self._most_unsent = most_unsent
+        self._receive_bytes = receive_bytes
+        self._local = threading.local()
+
+    def accept(self, sockets: Sequence[socket.socket]) -> None:
+        """Handler of the accept stage."""
+        counters = self._counters()
+        now_ns = time.monotonic_ns()
+        for sock in sockets:
+            if self.stopping or len(self.readiness.connections) >= self._most_connections:
+                counters.refused += 1
+                sock.close()
+                continue
+            self.readiness.add(StagedConnection(sock, self._new_session(), now_ns))
+            counters.accepted += 1
+
+    def read(self, ready: Sequence[Ready]) -> None:
+        """Handler of the read stage: one read from each ready socket, then the requests go on."""
+        counters = self._counters()
+        try:
+            buffer, view = self._local.buffer
+        except AttributeError:
+            buffer = bytearray(self._receive_bytes)
+            view = memoryview(buffer)
+            self._local.buffer = buffer, view
+        shared = self.readiness.shared
+        entering: list[Request] = []
+        writable: list[StagedConnection] = []
+        for connection, events in ready:
+            if shared:
+                connection.in_hand = True
+            if events != READABLE or connection.doomed is not None:
+                events = self._unusual(connection, events, entering, writable, counters)
+            if events & (READABLE | BROKEN):
+                try:
+                    size = connection.recv_into(buffer)
+                except BlockingIOError:
+                    size = -1
+                except OSError:
+                    self._close(connection, "reset", counters)
+                    continue
+                if size > 0:
+                    connection.active = True
+                    counters.bytes_in += size
+                    if not connection.closing:
+                        try:
+                            requests = connection.receive(view[:size])
+                        except Exception:  # a fault in the session costs its connection
+                            self._close(connection, "protocol", counters)
+                            continue
+                        if requests:
+                            self._admit(connection, iter(requests), entering, counters)
+                elif size == 0:
+                    with connection.lock:
+                        connection.half_closed = True
+                        owed = connection.outbox or connection.pending or connection.held
+                        if owed:
+                            self._settle(connection)
+                    if not owed:
+                        self._close(connection, "", counters)
+                        continue
+            if shared and not connection.closed:
+                self._return(connection, counters)
+        if entering:
+            self.enter(entering)
+        if writable:
+            self.reply(writable)
+
+    def _admit(
+        self,
+        connection: StagedConnection,
+        requests: Iterator[Request],
+        entering: list[Request],
+        counters: Counters,
+    ) -> None:
+        """Let requests into the stages, up to the limit; hold the rest, and read no more."""
+        held: Iterator[Request] | None = requests
+        while connection.admits(self._most_unsent):
+            request = next(requests, None)
+            if request is None:
+                held = None
+                break
+            request.connection = connection
+            connection.pending.append(request)
+            entering.append(request)
+            counters.requests += 1
+        if held is not None or connection.held is not None:
+            with connection.lock:
+                connection.held = held
+                self._settle(connection)
+
+    def _unusual(
+        self,
+        connection: StagedConnection,
+        events: int,
+        entering: list[Request],
+        writable: list[StagedConnection],
+        counters: Counters,
+    ) -> int:
+        """Whatever is not plain input.  Returns the events that are still to be dealt with."""
+        if connection.closed:
+            return 0
+        if connection.doomed is not None:
+            self._close(connection, connection.doomed, counters)
+            return 0
+        if events & WRITABLE:
+            with connection.lock:  # not again, until the write stage has been there
+                wanted = connection.interest & ~WRITABLE
+                self.readiness.arm(connection, wanted)
+            writable.append(connection)
+            if connection.held is not None:
+                self._admit(connection, connection.held, entering, counters)
+        if events & BROKEN and not connection.interest & READABLE:
+            self._close(connection, "reset", counters)
+            return 0
+        return events & connection.interest | events & BROKEN
+
+    def write(self, connections: Sequence[StagedConnection]) -> None:
+        """Handler of the write stage: send the replies that are next in order."""
+        counters = self._counters()
+        for connection in connections:
+            with connection.lock:
+                if connection.closed or connection.doomed is not None:
+                    continue
+                self._post(connection, counters)
+                try:
+                    connection.flush(counters)
+                except OSError:
+                    self.doom(connection, "reset")
+                    continue
+                self._settle(connection)
+
+    def _post(self, connection: StagedConnection, counters: Counters) -> None:
+        pending = connection.pending
+        if connection.closing:  # nothing follows a last reply
+            pending.clear()
+            return
+        done = 0
+        for request in pending:
+            if not request.done:
+                break
+            done += 1
+            connection.post(request.reply)
+            if request.last:
+                connection.closing = True
+                connection.held = None
+                pending.clear()
+                break
+        counters.replies += done
+        del pending[:done]
+        if done and self.stopping and not pending and connection.held is None:
+            connection.closing = True
+
+    def _settle(self, connection: StagedConnection) -> None:
+        """End the connection if its time has come, else watch for what it waits for.
+
+        Its lock is held.
+        """
+        if connection.closed or connection.doomed is not None:
+            return
+        if not connection.outbox and not connection.pending and connection.held is None:
+            if connection.half_closed:
+                self.doom(connection, "")
+                return
+            if connection.closing and not connection.finished:
+                connection.finish(time.monotonic_ns())
+        self.readiness.arm(connection, connection.wanted(self._most_unsent))
+
+    def retire(self, connection: StagedConnection) -> None:
+        """At shutdown: end a connection that has nothing in flight."""
+        with connection.lock:
+            if not connection.closing and connection.at_rest:
+                connection.closing = True
+                self._settle(connection)
+
+    def doom(self, connection: StagedConnection, error: str) -> None:
+        """Have a reader close the connection.  Its lock is held."""
+        if connection.closed or connection.doomed is not None:
+            return
+        connection.doomed = error
+        shut(connection.sock, socket.SHUT_RDWR)  # which makes it readable, and its peer know
+        self.readiness.arm(connection, READABLE, force=True)
+
+    def _return(self, connection: StagedConnection, counters: Counters) -> None:
+        """A reader is done with a connection that another may get next."""
+        with connection.lock:
+            connection.in_hand = False
+            doomed = connection.doomed
+            if doomed is None:
+                self.readiness.arm(connection, connection.wanted(self._most_unsent), force=True)
+        if doomed is not None:
+            self._close(connection, doomed, counters)
+
+    def _close(self, connection: StagedConnection, error: str, counters: Counters) -> None:
+        with connection.lock:
+            if connection.closed:
+                return
+            connection.closed = True
+            self.readiness.remove(connection)
+            connection.sock.close()
+        if error:
+            counters.errors[error] += 1
+        counters.closed += 1
