@@ -1,1 +1,43 @@
-"""What decides, keeps and shows."""
+"""What decides, keeps and shows.
+
+The package starts servers and load generators as processes of their own,
+keeps what they measured in a run folder, and draws it.  It measures nothing
+itself.  `import sedabench` is cheap: numpy, pandas, scipy and matplotlib are
+imported by the function that needs them.
+
+    >>> run = sedabench.load_run("results/figure1/2026-01-31T12-00-00Z")
+    >>> run.trials.groupby(["server", "connections"]).bandwidth_bps.median()
+    >>> run.manifest["machine"]["cpu"]
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sedabench import plots, stats
+    from sedabench.errors import DamagedRunError, UserError
+    from sedabench.results import Run, load_run
+
+__all__ = ["DamagedRunError", "Run", "UserError", "load_run", "plots", "stats"]
+
+_LAZY = {
+    "DamagedRunError": "sedabench.errors",
+    "Run": "sedabench.results",
+    "UserError": "sedabench.errors",
+    "load_run": "sedabench.results",
+}
+_MODULES = ("plots", "stats")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"sedabench.{name}")
+    raise AttributeError(f"module 'sedabench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,146 @@
+"""`sedabench run EXPERIMENT`: options to settings, and the report at the end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from sedabench.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from sedabench.results import Run
+    from sedabench.runner import Outcome
+
+
+class _Experiments(click.Group):
+    """A group whose unknown names are unknown experiments."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise unknown("experiment", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+def _levels(
+    _ctx: click.Context, _param: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """ "1,16,64" as a tuple of positive whole numbers, ascending."""
+    if text is None:
+        return None
+    try:
+        levels = sorted(int(part) for part in text.split(","))
+    except ValueError:
+        levels = [0]
+    if levels[0] < 1:
+        raise UserError(
+            f"levels must be positive whole numbers, not {text!r}; write --connections 1,16,64"
+        )
+    return tuple(levels)
+
+
+@click.group(cls=_Experiments, short_help="Run an experiment: sedabench run figure1 --quick.")
+def run() -> None:
+    """Run an experiment: a sweep of trials, kept in a folder, drawn as a figure.
+
+    \b
+    Examples:
+      sedabench run figure1 --quick
+      sedabench run figure1 --help
+    """
+
+
+@run.command(short_help="Bandwidth of bursts against connections (the paper's Figure 1).")
+@click.option("--quick", is_flag=True, help="1, 16, 64, 256, 1024 connections, 2 repeats, windows of 1 s: under 90 s. Without it 1, 2, 4, ... 8192, 5 repeats, windows of 5 s: half an hour.")  # fmt: skip  # noqa: E501
+@click.option("--server", "servers", multiple=True, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare; repeat it. A bare name takes the paper's settings ('threaded' is 'threaded --writers 120').  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
+@click.option("--connections", callback=_levels, metavar="N,N,...", help="The levels.")
+@click.option("--repeats", type=click.IntRange(min=1), help="Trials of each server at each level.")
+@click.option("--duration", "duration_s", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Length of the measured window, in seconds.")  # fmt: skip  # noqa: E501
+@click.option("--warmup", "warmup_s", type=click.FloatRange(min=0), metavar="S", help="Warm-up before it, in seconds; grows by as much with every 1024 connections, while kernel buffers fill.")  # fmt: skip  # noqa: E501
+@click.option("--seed", type=click.IntRange(min=0), help="Draws the order of the trials.  [default: 2001]")  # fmt: skip  # noqa: E501
+@click.option("--packets", type=click.IntRange(min=1), help="Packets in a burst.  [default: 1000]")
+@click.option("--packet-bytes", type=click.IntRange(min=1), help="Bytes in a packet.  [default: 8192]")  # fmt: skip  # noqa: E501
+@click.option("--python", metavar="PATH", help="The servers' interpreter.  [default: this one]")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run folder, new or empty.  [default: ./results/figure1/<UTC time>]")  # fmt: skip  # noqa: E501
+@click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="DIR", help="Finish an interrupted run with its own settings; takes no other option.")  # fmt: skip  # noqa: E501
+@click.pass_context
+def figure1(
+    ctx: click.Context,
+    /,
+    quick: bool,
+    servers: tuple[str, ...],
+    out: Path | None,
+    resumed: Path | None,
+    **settings: Any,
+) -> None:
+    """Bandwidth of bursts against the number of connections: the paper's Figure 1.
+
+    Every trial starts a fresh server and a fresh load generator on cores of
+    their own. Trials run in a random order drawn from --seed. Ctrl-C keeps
+    what is finished; --resume does the rest.
+
+    \b
+    Examples:
+      sedabench run figure1 --quick
+      sedabench run figure1 --connections 1,64,512 --repeats 3 --duration 2
+      sedabench run figure1 --quick --server eventloop --server 'eventloop --poller poll'
+      sedabench run figure1 --quick --server 'paper=threaded --writers 120' \\
+                                    --server 'plain=threaded --writers 0'
+      sedabench run figure1 --resume results/figure1/2026-01-31T12-00-00Z
+
+    In the folder: figure.png, figure.svg, trials.csv (a row a trial) and
+    manifest.json (machine, versions, settings). From Python:
+    sedabench.load_run(DIR).trials is a pandas DataFrame.
+    """
+    from rich.console import Console
+
+    from sedabench import servers_under_test
+    from sedabench.experiments import figure1 as experiment
+    from sedabench.progress import Progress
+    from sedabench.results import new_folder_path
+
+    console = Console()
+    progress = Progress(console)
+    if resumed is not None:
+        _only_resume(ctx)
+        finished, outcome = experiment.resume(resumed, progress)
+    else:
+        changes = {name: value for name, value in settings.items() if value is not None}
+        if servers:
+            changes["servers"] = servers_under_test.parse_specs(servers, experiment.DEFAULT_OPTIONS)
+        make = experiment.Figure1.quick if quick else experiment.Figure1.full
+        path = out if out is not None else new_folder_path(Path("results"), experiment.NAME)
+        finished, outcome = experiment.run(make(**changes), path, progress)
+    _report(console, finished, outcome)
+
+
+def _only_resume(ctx: click.Context) -> None:
+    for name in ctx.params:
+        if name != "resumed" and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
+            raise UserError(f"--resume takes its settings from the run folder; leave out {flag}")
+
+
+def _report(console: Any, finished: Run, outcome: Outcome) -> None:
+    """Table, sentences, warnings and, last, where it all is."""
+    from sedabench import summary
+
+    if len(finished.trials):
+        console.print(summary.table(finished))
+        for text in summary.sentences(finished):
+            console.print(text, markup=False, highlight=False)
+    for warning in finished.manifest["warnings"]:
+        console.print(f"warning: {warning}", markup=False, highlight=False)
+    figure = finished.path / "figure.png"
+    if outcome.signum is not None:
+        click.echo(
+            f"interrupted: {outcome.finished} of {outcome.planned} trials are kept; finish with: "
+            f"sedabench run figure1 --resume {finished.path}"
+        )
+        sys.exit(128 + outcome.signum)
+    click.echo(f"{finished.path}  (figure: {figure})" if figure.exists() else str(finished.path))

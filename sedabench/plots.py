@@ -1,0 +1,209 @@
+"""matplotlib figures, one function a figure: a run in, a `Figure` out.
+
+No pyplot and no global state, so a figure can be made anywhere, by a notebook
+too.  Marks and colours mean the same in every figure: a server is told by
+colour, marker and line style together, so each survives a black-and-white
+printer; a filled point is a valid trial, a hollow one is not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sedabench.results import Run
+from sedabench.summary import cells, servers_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito, "Color Universal Design" (2008), without yellow, which paper swallows.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES: tuple[Any, ...] = (
+    "-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 2)), (0, (3, 1)), "-.",
+)  # fmt: skip
+
+PAPER_THREADS_STOP = 400
+"""Connections at which the threaded server of the paper's Figure 1 could make no more threads."""
+
+_GREY = "#555555"
+_JITTER = 0.018
+"""Repeats of a level stand side by side, this share of the axis' octaves apart."""
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png and `stem`.svg."""
+    import matplotlib
+
+    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    with matplotlib.rc_context({"svg.hashsalt": "sedabench"}):  # the same data, the same bytes
+        for path in paths:
+            metadata = {"Date": None} if path.suffix == ".svg" else {"Software": "sedabench"}
+            temporary = path.with_name(f".{path.name}.tmp")
+            figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=metadata)
+            temporary.replace(path)
+    return paths
+
+
+def figure1(run: Run) -> Figure:
+    """Bandwidth against connections: every repeat, the median and its 95 % interval."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 5.2), layout=None, facecolor="white")
+    axes = figure.add_axes((0.085, 0.255, 0.885, 0.605))
+    summaries = cells(run)
+    levels = sorted({cell.connections for cell in summaries})
+    titles = {s["label"]: _title(s) for s in run.manifest["parameters"]["servers"]}
+    handles: list[Any] = []
+    for index, server in enumerate(servers_of(run)):
+        mine = [cell for cell in summaries if cell.server == server]
+        trials = run.trials[run.trials["server"] == server]
+        handles.append(_draw_server(axes, index, titles[server], mine, trials))
+    handles += _invalid_handles(run)
+    _paper_mark(axes, levels)
+    _dress(axes, levels)
+    few = all(c.bandwidth_bps is None or c.bandwidth_bps.kind == "range" for c in summaries)
+    figure.text(
+        0.085, 0.945, "How does bandwidth change with the number of connections?",
+        fontsize=13.5, fontweight="bold", ha="left", va="center",
+    )  # fmt: skip
+    parameters = run.manifest["parameters"]
+    figure.text(
+        0.085, 0.895,
+        f"bursts of {parameters['packets']} packets of {parameters['packet_bytes']} B, closed loop"
+        " over loopback; points: repeats, line: median, "
+        + ("band: range of the repeats" if few else "band: 95 % bootstrap interval"),
+        fontsize=8.8, color=_GREY, ha="left", va="center",
+    )  # fmt: skip
+    figure.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.075, 0.165),
+        ncols=min(3, len(handles)),
+        frameon=False, fontsize=9, handlelength=3.2, columnspacing=1.8, borderaxespad=0,
+    )  # fmt: skip
+    figure.text(0.085, 0.022, _footer(run), fontsize=6.8, color=_GREY, ha="left", va="bottom",
+                linespacing=1.35)  # fmt: skip
+    return figure
+
+
+def _draw_server(
+    axes: Axes, index: int, title: str, summaries: list[Any], trials: pd.DataFrame
+) -> Any:
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    line = LINES[index % len(LINES)]
+    measured = [cell for cell in summaries if cell.bandwidth_bps is not None]
+    x = [cell.connections for cell in measured]
+    band = [cell.bandwidth_bps for cell in measured]
+    axes.fill_between(
+        x, [b.low / 1e9 for b in band], [b.high / 1e9 for b in band],
+        color=colour, alpha=0.16, linewidth=0, zorder=1,
+    )  # fmt: skip
+    (handle,) = axes.plot(
+        x, [b.value / 1e9 for b in band], color=colour, linestyle=line, linewidth=1.7,
+        marker=marker, markersize=5.5, markeredgecolor="white", markeredgewidth=0.6,
+        label=title, zorder=4,
+    )  # fmt: skip
+    for valid in (True, False):
+        some = trials[(trials["valid"] == valid) & trials["bandwidth_bps"].notna()]
+        if not len(some):
+            continue
+        # Servers side by side within a level: equal values must not hide each other.
+        shift = 2 ** ((index - 1) * 6 * _JITTER)
+        axes.plot(
+            some["connections"].to_numpy(float) * shift,
+            some["bandwidth_bps"].to_numpy(float) / 1e9,
+            linestyle="none", marker=marker, markersize=4.2 if valid else 6,
+            markerfacecolor=colour if valid else "none", markeredgecolor=colour,
+            markeredgewidth=0 if valid else 1.1, alpha=0.55 if valid else 1.0,
+            zorder=3 if valid else 5,
+        )  # fmt: skip
+    return handle
+
+
+def _invalid_handles(run: Run) -> list[Any]:
+    """One hollow legend entry a reason, the most frequent first, three at most."""
+    from matplotlib.lines import Line2D
+
+    drawn = run.trials[~run.trials["valid"]]
+    if not len(drawn):
+        return []
+    counts = drawn["invalid_reason"].map(lambda text: _short(str(text))).value_counts()
+    entries = [f"invalid ({count}): {reason}" for reason, count in counts.head(3).items()]
+    if len(counts) > 3:
+        entries[2] = f"invalid ({int(counts.iloc[2:].sum())}): other reasons, see trials.csv"
+    return [
+        Line2D([], [], linestyle="none", marker="o", markersize=6, markerfacecolor="none",
+               markeredgecolor=_GREY, label=entry)
+        for entry in entries
+    ]  # fmt: skip
+
+
+def _short(reason: str) -> str:
+    """The kind of a reason: what stands before its details."""
+    first = reason.split(" | ")[0].split(":")[0]
+    return first if len(first) <= 34 else first[:33].rstrip() + "…"
+
+
+def _paper_mark(axes: Axes, levels: list[int]) -> None:
+    if not levels or levels[-1] < PAPER_THREADS_STOP / 4:
+        return  # far outside: the axis stays with the data
+    axes.axvline(PAPER_THREADS_STOP, color=_GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
+    axes.annotate(
+        "threads of the paper\nstopped here (2001)", xy=(PAPER_THREADS_STOP, 0.03),
+        xycoords=("data", "axes fraction"), xytext=(-5, 0), textcoords="offset points",
+        ha="right", va="bottom", fontsize=8, color=_GREY, linespacing=1.25,
+    )  # fmt: skip
+
+
+def _dress(axes: Axes, levels: list[int]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(levels))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if levels:
+        axes.set_xlim(levels[0] / 1.25, levels[-1] * 1.25)
+    axes.set_ylim(bottom=0)
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.03)
+    axes.set_xlabel("connections (logarithmic)", fontsize=9.5)
+    axes.set_ylabel("bandwidth (Gbit/s)", fontsize=9.5)
+    axes.tick_params(labelsize=9, color="#999999", length=3)
+    axes.grid(axis="y", color="#E4E4E4", linewidth=0.7, zorder=0)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#999999")
+
+
+def _title(spec: dict[str, Any]) -> str:
+    from sedabench.servers_under_test import ServerSpec
+
+    return ServerSpec(spec["label"], spec["architecture"], tuple(spec["options"])).title
+
+
+def _footer(run: Run) -> str:
+    manifest, machine = run.manifest, run.manifest["machine"]
+    where = machine.get("virtual_machine")
+    parts = [
+        f"{machine['cpu']}, {machine['cores_logical']} cores" + (" (VM)" if where else ""),
+        machine["kernel"],
+        manifest["interpreters"]["server"]["title"],
+    ]
+    valid, total = int(run.trials["valid"].sum()), len(run.trials)
+    parameters = manifest["parameters"]
+    second = [
+        manifest["started_utc"],
+        f"{parameters['repeats']} repeat{'s' if parameters['repeats'] > 1 else ''}",
+        f"window {parameters['duration_s']:g} s",
+        f"seed {manifest['seed']}",
+        f"{valid} of {total} trials valid"
+        + ("" if total == len(manifest["plan"]) else f", {len(manifest['plan'])} planned"),
+        f"sedabench {manifest['versions'].get('sedabench', '?')}"
+        + (f" ({manifest['git']['commit'][:7]}{'+' if manifest['git']['dirty'] else ''})"
+           if manifest.get("git") else ""),
+    ]  # fmt: skip
+    return "  ·  ".join(parts) + "\n" + "  ·  ".join(second)

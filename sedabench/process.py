@@ -1,0 +1,185 @@
+"""Start, pin, watch and stop the two processes of a trial.
+
+The rules of this file:
+
+- No orphans.  A child is killed by the kernel when the driver dies, whatever
+  kills the driver (`PR_SET_PDEATHSIG`), and by `Child.stop` in every other
+  case.  A child leads a session of its own, so a Ctrl-C in the terminal
+  reaches the driver only, which then decides in which order things end.
+- No wait without a deadline.
+- No thread in the driver: a driver that sleeps in `poll` costs the
+  measurement nothing.  Hence a pipe read by hand instead of `communicate`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from sedabench.errors import one_line
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+STOP_S = 5.0
+"""How long a child may take over SIGTERM before it gets SIGKILL."""
+
+
+class ChildError(Exception):
+    """A child ended, or did not do what it should have done in time.  One line."""
+
+
+def _before_exec(cores: Collection[int], parent: int) -> Callable[[], None]:
+    """What the child does between fork and exec: die with its parent, stay on its cores."""
+
+    def prepare() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # the parent died before prctl: nobody would tell us
+            os._exit(1)
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+    return prepare
+
+
+class Child:
+    """A process that speaks JSON lines on its standard output.
+
+    Standard error goes to an unnamed file, so a talkative child never blocks,
+    and its last line is there when a reason is needed.
+
+    Use it as a context manager: the process is gone after the block.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        cores: Collection[int] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=None if environment is None else dict(environment),
+                start_new_session=True,
+                preexec_fn=_before_exec(cores, os.getpid()),
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            self._stderr.close()
+            raise ChildError(f"{name} cannot be started: {error}") from None
+        assert self._process.stdout is not None
+        self._stdout = self._process.stdout
+        os.set_blocking(self._stdout.fileno(), False)
+        self._poll = select.poll()
+        self._poll.register(self._stdout, select.POLLIN)
+        self._pending = bytearray()
+        self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # An orderly end is worth waiting for; when something already went wrong, it is not.
+        self.stop(grace_s=STOP_S if kind is None else 0.0)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, or None while it runs."""
+        return self._process.poll()
+
+    def next_message(self, deadline_ns: int, what: str) -> dict[str, Any]:
+        """The next JSON line; `ChildError` when it ends, talks nonsense, or is late.
+
+        `deadline_ns` is on the clock of `time.monotonic_ns`; `what` completes
+        the sentence "it did not ...".
+        """
+        while (end := self._pending.find(b"\n")) < 0:
+            if self._ended:
+                raise ChildError(self._death())
+            wait_ms = (deadline_ns - time.monotonic_ns()) / 1e6
+            if wait_ms <= 0:
+                raise ChildError(f"{self.name} did not {what} in time{self._last_words()}")
+            if self._poll.poll(wait_ms):
+                chunk = os.read(self._stdout.fileno(), 1 << 20)
+                self._pending += chunk
+                self._ended = not chunk
+        line = bytes(self._pending[:end])
+        del self._pending[: end + 1]
+        try:
+            message = json.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            text = one_line(line.decode(errors="replace"))[:80]
+            raise ChildError(f"{self.name} wrote a line that is no JSON object: {text!r}")
+        return message
+
+    def wait_readable(self, deadline_ns: int) -> bool:
+        """Wait until there is something to read; False when the deadline came first."""
+        if b"\n" in self._pending or self._ended:
+            return True
+        wait_ms = max(0.0, (deadline_ns - time.monotonic_ns()) / 1e6)
+        return bool(self._poll.poll(wait_ms))
+
+    def stop(self, grace_s: float = STOP_S) -> int:
+        """Make it end: SIGTERM, then after `grace_s` SIGKILL to its whole group."""
+        if self._stdout.closed:
+            return self._process.wait()
+        try:
+            if grace_s > 0 and self._process.poll() is None:
+                self._process.terminate()
+                try:
+                    self._process.wait(grace_s)
+                except subprocess.TimeoutExpired:
+                    pass
+        finally:  # also when a second Ctrl-C comes during the wait
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+            self._process.wait()
+            self._stdout.close()
+            self._stderr.close()
+        return self._process.returncode
+
+    def _death(self) -> str:
+        """How it ended, in words, for the reason of an invalid trial."""
+        try:
+            status = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            return f"{self.name} closed its output{self._last_words()}"
+        if status < 0:
+            how = f"was killed by {signal.Signals(-status).name}"
+        else:
+            how = f"ended with exit status {status}"
+        return f"{self.name} {how}{self._last_words()}"
+
+    def _last_words(self) -> str:
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 4096))
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return f": {one_line(lines[-1]).removeprefix('error: ')[:300]}" if lines else ""

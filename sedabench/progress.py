@@ -1,0 +1,91 @@
+"""What a person sees while trials run: a bar on a terminal, plain lines elsewhere.
+
+Nothing is drawn while a trial is measured, and no thread refreshes anything:
+a bar that redraws itself ten times a second would take its time from the
+cores that are being measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Advance = Callable[[str, float, float], None]
+"""`(line, estimated seconds left, seconds by which the trial missed its estimate)`."""
+
+
+class Progress:
+    """Writes to `console`; says nothing when there is none."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console
+
+    def say(self, text: str) -> None:
+        """A line for the person, above any bar."""
+        if self._console is not None:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def bar(self, total: int, done: int, left_s: float) -> Iterator[Advance]:
+        """A context in which `advance` is called once a finished trial."""
+        if self._console is None:
+            yield lambda line, left, missed: None
+            return
+        if not self._console.is_terminal:
+            yield self._lines(total, done)
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        overhead = _Overhead()
+        with Bar(
+            TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
+            TextColumn("{task.fields[left]} left"),
+            console=self._console, auto_refresh=False, transient=True,
+        ) as bar:  # fmt: skip
+            task = bar.add_task("measuring", total=total, completed=done, left=_clock(left_s))
+            bar.refresh()
+            count = done
+
+            def advance(line: str, left: float, missed: float) -> None:
+                nonlocal count
+                count += 1
+                left += overhead.learn(missed) * (total - count)
+                bar.update(task, advance=1, description=line.split("  ")[0], left=_clock(left))
+                bar.refresh()
+
+            yield advance
+
+    def _lines(self, total: int, done: int) -> Advance:
+        count = done
+        overhead = _Overhead()
+
+        def advance(line: str, left: float, missed: float) -> None:
+            nonlocal count
+            count += 1
+            left += overhead.learn(missed) * (total - count)
+            self.say(f"[{count:>{len(str(total))}}/{total}] {line}  ({_clock(left)} left)")
+
+        return advance
+
+
+class _Overhead:
+    """How much longer than its estimate a trial takes here, on average."""
+
+    def __init__(self) -> None:
+        self._sum, self._n = 0.0, 0
+
+    def learn(self, missed_s: float) -> float:
+        self._sum += missed_s
+        self._n += 1
+        return self._sum / self._n
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

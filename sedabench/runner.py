@@ -1,0 +1,133 @@
+"""What every experiment does alike: carry out a plan, keep each trial, stop cleanly.
+
+An experiment says what the trials are and how one is measured.  The order,
+the folder, progress, interruption and resuming are here and know nothing of
+servers.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from sedabench import machine
+from sedabench.errors import StoppedBySignal
+from sedabench.progress import Progress
+from sedabench.results import RunWriter, utc_now
+from sedabench.trial import Measured
+
+Cell = Mapping[str, Any]
+"""One entry of a plan: the fields that say which trial it is, as in its row."""
+
+
+def blocked_order(servers: Sequence[str], levels: Sequence[int], repeats: int, seed: int) -> list[dict[str, Any]]:  # fmt: skip  # noqa: E501
+    """The plan: a randomised complete block design (Fisher, 1935).
+
+    Each repeat is a block that holds every server at every level once, in an
+    order of its own.  A machine drifts (it warms up, a neighbour wakes): within
+    a block the drift hits servers and levels alike, and blocks differ by it,
+    which shows in the spread of the repeats instead of between the curves.
+    A single permutation of all trials could put one server's repeats together.
+    """
+    source = random.Random(seed)
+    plan: list[dict[str, Any]] = []
+    for block in range(repeats):
+        cells = [(server, level) for server in servers for level in levels]
+        source.shuffle(cells)
+        for server, level in cells:
+            plan.append(
+                {"trial": len(plan), "block": block, "server": server, "connections": level}
+            )
+    return plan
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How carrying out a plan ended."""
+
+    finished: int
+    planned: int
+    signum: int | None
+    """The signal that ended it early, if one did."""
+
+
+def carry_out(
+    writer: RunWriter,
+    measure: Callable[[Cell], Measured],
+    describe: Callable[[Mapping[str, Any]], str],
+    estimate_s: Callable[[Cell], float],
+    progress: Progress,
+) -> Outcome:
+    """Measure every trial of the plan that has no row yet.
+
+    `describe` makes the plain progress line of a finished row.  Ctrl-C, SIGTERM
+    and SIGHUP end it after the processes of the current trial are gone; what is
+    finished is kept.
+    """
+    plan: list[Cell] = writer.manifest["plan"]
+    finished = writer.finished
+    missing = [cell for cell in plan if cell["trial"] not in finished]
+    writer.update(status="running")
+    signum: int | None = None
+    left_s = sum(map(estimate_s, missing))
+    try:
+        with _signals_as_exceptions(), progress.bar(len(plan), len(finished), left_s) as advance:
+            for cell in missing:
+                began = time.monotonic()
+                measured = measure(cell)
+                row = {**measured.row, **cell}
+                writer.add(row, {**cell, **measured.raw})
+                left_s -= estimate_s(cell)
+                advance(describe(row), left_s, time.monotonic() - began - estimate_s(cell))
+    except KeyboardInterrupt as stop:
+        signum = stop.signum if isinstance(stop, StoppedBySignal) else signal.SIGINT
+    status = "complete" if signum is None else "interrupted"
+    writer.update(status=status, ended_utc=utc_now(), load_average_at_end=list(os.getloadavg()))
+    return Outcome(len(writer.finished), len(plan), signum)
+
+
+def note_resume(writer: RunWriter) -> list[str]:
+    """Record in the manifest that the run is continued; return what differs from its start."""
+    now, git = machine.facts(), machine.git_state()
+    then = writer.manifest.get("machine", {})
+    differences = [
+        f"resumed with another {name}: {then.get(name)} at the start, {now[name]} now"
+        for name in ("cpu", "kernel", "cores_usable")
+        if then.get(name) != now[name]
+    ]
+    if (writer.manifest.get("git") or {}).get("commit") != (git or {}).get("commit"):
+        differences.append("resumed with another commit of sedabench")
+    entry = {
+        "utc": utc_now(),
+        "finished_trials": len(writer.finished),
+        "git": git,
+        "load_average": now["load_average"],
+        "differences": differences,
+    }
+    writer.update(
+        resumed=[*writer.manifest.get("resumed", []), entry],
+        warnings=[*writer.manifest.get("warnings", []), *differences],
+    )
+    return differences
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so children are stopped."""
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        raise StoppedBySignal(signum)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

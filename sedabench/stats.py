@@ -1,0 +1,140 @@
+"""Numbers from repeats: median with its interval, ratio with its interval, fairness.
+
+What an interval here says, and what it does not.  It is the percentile
+bootstrap of Efron (1979) over the repeats of one cell: how far the median
+could move if other repeats had been drawn from the same distribution, on
+this machine, in this run.  It says nothing of another machine or another
+day.  With few repeats it is too narrow: even the whole range of 5 repeats
+covers the true median in 94 % of cases only, of 4 in 88 %, of 3 in 75 %
+(1 - 2 * 0.5**n).  Under `FEW` repeats nothing is resampled: the interval is
+the range that was seen, and says so in `Interval.kind`.
+
+Nothing in this file reads a file or draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FEW = 3
+"""Under this many repeats an interval is the range, not a bootstrap."""
+RESAMPLES = 9999
+CONFIDENCE = 0.95
+_SEED = 2001
+
+Values = Sequence[float] | npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate from `n` repeats, with its limits; all in the unit of the data."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    kind: Literal["bootstrap", "range"]
+
+
+def median(values: Values, *, seed: int = _SEED) -> Interval:
+    """The median and its 95 % percentile bootstrap interval.
+
+    The same values in any order and the same seed give the same interval.
+
+    Raises:
+        ValueError: `values` is empty or holds NaN.
+    """
+    data = _checked(values)
+    if len(data) < FEW:
+        return _range(float(np.median(data)), data)
+    low, high = _bootstrap((data,), lambda x, axis: np.median(x, axis=axis), seed)
+    return Interval(float(np.median(data)), low, high, len(data), "bootstrap")
+
+
+def ratio_of_medians(over: Values, under: Values, *, seed: int = _SEED) -> Interval:
+    """median(over) / median(under), both resampled independently.
+
+    `n` is that of the smaller sample.  Under `FEW` repeats the interval is
+    the range of the ratios of single repeats.
+
+    Raises:
+        ValueError: a sample is empty, holds NaN, or `under` is not all positive.
+    """
+    above, below = _checked(over), _checked(under)
+    if below.min() <= 0:
+        raise ValueError("a ratio needs a positive denominator")
+    value = float(np.median(above) / np.median(below))
+    n = min(len(above), len(below))
+    if n < FEW:
+        low, high = above.min() / below.max(), above.max() / below.min()
+        return Interval(value, float(low), float(high), n, "range")
+    low, high = _bootstrap(
+        (above, below), lambda x, y, axis: np.median(x, axis=axis) / np.median(y, axis=axis), seed
+    )
+    return Interval(value, low, high, n, "bootstrap")
+
+
+def jain(shares: Values) -> float:
+    """Jain's fairness index (Jain, Chiu and Hawe, DEC-TR-301, 1984).
+
+    1 when all shares are equal, 1/n when one has everything.  All zero is
+    equal, hence 1.
+
+    Raises:
+        ValueError: no shares, a negative one, or NaN.
+    """
+    data = _checked(shares)
+    if data.min() < 0:
+        raise ValueError("a share is not negative")
+    squares = float(np.sum(data * data))
+    return 1.0 if squares == 0 else float(np.sum(data)) ** 2 / (len(data) * squares)
+
+
+def percentiles(values: Values, ranks: Sequence[float]) -> tuple[float, ...]:
+    """The percentiles at `ranks` (0 to 100), interpolated linearly between order statistics.
+
+    Raises:
+        ValueError: `values` is empty or holds NaN, or a rank is out of range.
+    """
+    return tuple(float(p) for p in np.percentile(_checked(values), ranks))
+
+
+def _checked(values: Values) -> npt.NDArray[np.float64]:
+    data = np.sort(np.asarray(values, dtype=np.float64))  # sorted: order must not matter
+    if data.size == 0:
+        raise ValueError("no values")
+    if np.isnan(data).any():
+        raise ValueError("NaN among the values")
+    return data
+
+
+def _range(value: float, data: npt.NDArray[np.float64]) -> Interval:
+    return Interval(value, float(data.min()), float(data.max()), len(data), "range")
+
+
+def _bootstrap(
+    samples: tuple[npt.NDArray[np.float64], ...], statistic: Any, seed: int
+) -> tuple[float, float]:
+    if all(np.ptp(sample) == 0 for sample in samples):  # scipy warns of degenerate data
+        value = float(statistic(*samples, axis=0))
+        return value, value
+    from scipy.stats import bootstrap
+
+    # Percentile, not BCa: the acceleration of BCa comes from a jackknife, which is
+    # inconsistent for a median, and undefined when the middle repeats are equal.
+    found = bootstrap(
+        samples,
+        statistic,
+        paired=False,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
