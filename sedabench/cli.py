@@ -91,10 +91,10 @@ def list_() -> None:
       sedabench list
     """
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     from sedabench.experiments import EXPERIMENTS, find
+    from sedabench.progress import standard_output
     from sedabench.servers_under_test import architectures, services
 
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
@@ -110,7 +110,7 @@ def list_() -> None:
         for index, (name, summary) in enumerate(entries.items()):
             table.add_row("" if index else kind, name, summary)
         table.add_section()
-    Console().print(table)
+    standard_output().print(table)
 
 
 def _summary(where: str) -> str:
@@ -159,27 +159,22 @@ def plot(folder: Path) -> None:
     Example:
       sedabench plot results/figure1/2026-01-31T12-00-00Z
     """
-    from rich.console import Console
-
     from sedabench import summary
     from sedabench.experiments import find
+    from sedabench.progress import standard_output
     from sedabench.results import load_run
 
     loaded = load_run(folder)
     try:
         drawn = find(loaded.manifest["experiment"]).draw(loaded)
-        shown = summary.table(loaded)
-        said = summary.sentences(loaded)
+        if drawn:
+            summary.show(loaded, standard_output())
     except (KeyError, TypeError) as error:  # a manifest that lacks what a figure says
         raise UserError(
             f"{folder} is damaged: {one_line(repr(error))} in manifest.json; restore it"
         ) from None
     if not drawn:
         raise UserError(f"{folder} has no trial to draw yet; finish it with --resume {folder}")
-    console = Console()
-    console.print(shown)
-    for text in said:
-        console.print(text, markup=False, highlight=False)
     for path in drawn:
         click.echo(path)
 
@@ -194,12 +189,11 @@ def doctor(strict: bool) -> None:
       sedabench doctor
       sedabench doctor --strict && sedabench run figure1
     """
-    from rich.console import Console
-
     from sedabench.doctor import examine, table
+    from sedabench.progress import standard_output
 
     checks = examine()
-    Console().print(table(checks))
+    standard_output().print(table(checks))
     warned = [check.name for check in checks if not check.ok]
     if warned:
         click.echo(f"{len(warned)} of {len(checks)} checks warn: {', '.join(warned)}")

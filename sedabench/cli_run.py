@@ -97,14 +97,12 @@ def figure1(
     manifest.json (machine, versions, settings). From Python:
     sedabench.load_run(DIR).trials is a pandas DataFrame.
     """
-    from rich.console import Console
-
     from sedabench import servers_under_test
     from sedabench.experiments import figure1 as experiment
-    from sedabench.progress import Progress
+    from sedabench.progress import Progress, standard_output
     from sedabench.results import new_folder_path
 
-    console = Console()
+    console = standard_output()
     progress = Progress(console)
     if resumed is not None:
         _only_resume(ctx)
@@ -131,11 +129,9 @@ def _report(console: Any, finished: Run, outcome: Outcome) -> None:
     from sedabench import summary
 
     if len(finished.trials):
-        console.print(summary.table(finished))
-        for text in summary.sentences(finished):
-            console.print(text, markup=False, highlight=False)
+        summary.show(finished, console)
     for warning in finished.manifest["warnings"]:
-        console.print(f"warning: {warning}", markup=False, highlight=False)
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     figure = finished.path / "figure.png"
     if outcome.signum is not None:
         click.echo(

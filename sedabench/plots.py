@@ -8,6 +8,7 @@ printer; a filled point is a valid trial, a hollow one is not.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,8 @@ PAPER_THREADS_STOP = 400
 """Connections at which the threaded server of the paper's Figure 1 could make no more threads."""
 
 _GREY = "#555555"
-_JITTER = 0.018
-"""Repeats of a level stand side by side, this share of the axis' octaves apart."""
+_SHIFT_OCTAVES = 0.07
+"""How far apart the points of two servers stand at one level."""
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -62,7 +63,6 @@ def figure1(run: Run) -> Figure:
         mine = [cell for cell in summaries if cell.server == server]
         trials = run.trials[run.trials["server"] == server]
         handles.append(_draw_server(axes, index, titles[server], mine, trials))
-    handles += _invalid_handles(run)
     _paper_mark(axes, levels)
     _dress(axes, levels)
     few = all(c.bandwidth_bps is None or c.bandwidth_bps.kind == "range" for c in summaries)
@@ -78,11 +78,8 @@ def figure1(run: Run) -> Figure:
         + ("band: range of the repeats" if few else "band: 95 % bootstrap interval"),
         fontsize=8.8, color=_GREY, ha="left", va="center",
     )  # fmt: skip
-    figure.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(0.075, 0.165),
-        ncols=min(3, len(handles)),
-        frameon=False, fontsize=9, handlelength=3.2, columnspacing=1.8, borderaxespad=0,
-    )  # fmt: skip
+    _legend(figure, handles, 0.158, 9.0)
+    _legend(figure, _invalid_handles(run), 0.158 - 0.036 * -(-len(handles) // 3), 8.2)
     figure.text(0.085, 0.022, _footer(run), fontsize=6.8, color=_GREY, ha="left", va="bottom",
                 linespacing=1.35)  # fmt: skip
     return figure
@@ -91,6 +88,9 @@ def figure1(run: Run) -> Figure:
 def _draw_server(
     axes: Axes, index: int, title: str, summaries: list[Any], trials: pd.DataFrame
 ) -> Any:
+    """Band, median line and points; return the entry for the legend."""
+    from matplotlib.lines import Line2D
+
     colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
     line = LINES[index % len(LINES)]
     measured = [cell for cell in summaries if cell.bandwidth_bps is not None]
@@ -100,26 +100,36 @@ def _draw_server(
         x, [b.low / 1e9 for b in band], [b.high / 1e9 for b in band],
         color=colour, alpha=0.16, linewidth=0, zorder=1,
     )  # fmt: skip
-    (handle,) = axes.plot(
-        x, [b.value / 1e9 for b in band], color=colour, linestyle=line, linewidth=1.7,
-        marker=marker, markersize=5.5, markeredgecolor="white", markeredgewidth=0.6,
-        label=title, zorder=4,
+    axes.plot(
+        x, [b.value / 1e9 for b in band], color=colour, linestyle=line, linewidth=1.8, zorder=3
     )  # fmt: skip
+    # Servers side by side within a level: equal values must not hide each other.
+    shift = 2 ** ((index - 1) * _SHIFT_OCTAVES)
     for valid in (True, False):
         some = trials[(trials["valid"] == valid) & trials["bandwidth_bps"].notna()]
-        if not len(some):
-            continue
-        # Servers side by side within a level: equal values must not hide each other.
-        shift = 2 ** ((index - 1) * 6 * _JITTER)
         axes.plot(
             some["connections"].to_numpy(float) * shift,
             some["bandwidth_bps"].to_numpy(float) / 1e9,
-            linestyle="none", marker=marker, markersize=4.2 if valid else 6,
-            markerfacecolor=colour if valid else "none", markeredgecolor=colour,
-            markeredgewidth=0 if valid else 1.1, alpha=0.55 if valid else 1.0,
-            zorder=3 if valid else 5,
+            linestyle="none", marker=marker, markersize=4.6 if valid else 6.5,
+            markerfacecolor=colour if valid else "white",
+            markeredgecolor="white" if valid else colour,
+            markeredgewidth=0.4 if valid else 1.2, alpha=0.85 if valid else 1.0,
+            zorder=4 if valid else 5, clip_on=False,
         )  # fmt: skip
-    return handle
+    return Line2D(
+        [], [], color=colour, linestyle=line, linewidth=1.8, marker=marker, markersize=5.5,
+        markeredgecolor="white", markeredgewidth=0.4, label=title,
+    )  # fmt: skip
+
+
+def _legend(figure: Figure, handles: list[Any], top: float, size: float) -> None:
+    """A legend under the axes, where it covers no data."""
+    if handles:
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(0.078, top),
+            ncols=min(3, len(handles)), frameon=False, fontsize=size, handlelength=3.2,
+            columnspacing=1.6, borderaxespad=0, borderpad=0,
+        )  # fmt: skip
 
 
 def _invalid_handles(run: Run) -> list[Any]:
@@ -143,7 +153,8 @@ def _invalid_handles(run: Run) -> list[Any]:
 def _short(reason: str) -> str:
     """The kind of a reason: what stands before its details."""
     first = reason.split(" | ")[0].split(":")[0]
-    return first if len(first) <= 34 else first[:33].rstrip() + "…"
+    first = re.sub(r"\d+", "N", first)  # "refused 12 connections" and "refused 7" are one kind
+    return first if len(first) <= 40 else first[:39].rstrip() + "…"
 
 
 def _paper_mark(axes: Axes, levels: list[int]) -> None:

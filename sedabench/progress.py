@@ -18,6 +18,14 @@ Advance = Callable[[str, float, float], None]
 """`(line, estimated seconds left, seconds by which the trial missed its estimate)`."""
 
 
+def standard_output() -> Console:
+    """The console of the command; a table in a pipe or a file is not squeezed to 80 columns."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 120))
+
+
 class Progress:
     """Writes to `console`; says nothing when there is none."""
 

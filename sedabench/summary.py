@@ -17,6 +17,7 @@ from sedabench.stats import Interval, median, ratio_of_medians
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
     from rich.table import Table
 
 FULL_CORE = 0.95
@@ -92,48 +93,54 @@ def _cell(server: str, connections: int, trials: pd.DataFrame) -> CellSummary:
     )
 
 
+def show(run: Run, console: Console) -> None:
+    """Print table and sentences."""
+    console.print(table(run))
+    for text in sentences(run):
+        console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
 def table(run: Run) -> Table:
     """One row a server and level."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     summaries = cells(run)
-    kinds = {c.bandwidth_bps.kind for c in summaries if c.bandwidth_bps}
-    interval = "95 % interval" if kinds == {"bootstrap"} else "range of repeats"
-    if len(kinds) > 1:
-        interval = "interval or range*"
-    made = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    ranges = any(c.bandwidth_bps and c.bandwidth_bps.kind == "range" for c in summaries)
+    made = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
     made.add_column("server", no_wrap=True)
     for heading in (
-        "connections", "Gbit/s", interval, "fairness", "ACK p50 ms", "ACK p99 ms",
-        "client CPU", "server CPU", "valid",
+        "connec-\ntions", "median\nGbit/s", "95 %\ninterval", "Jain's\nindex",
+        "ACK in ms\np50 / p99", "CPU of\nload/server", "valid",
     ):  # fmt: skip
-        made.add_column(heading, justify="right")
+        made.add_column(heading, justify="right", no_wrap=True)
     before = None
     for cell in summaries:
         if before not in (None, cell.server):
             made.add_section()
-        shown = cell.server if before != cell.server else ""
-        before = cell.server
         bandwidth = cell.bandwidth_bps
-        starred = "*" if bandwidth and len(kinds) > 1 and bandwidth.kind == "range" else ""
         made.add_row(
-            shown,
+            "" if before == cell.server else cell.server,
             str(cell.connections),
             f"{bandwidth.value / 1e9:.2f}" if bandwidth else "-",
-            f"{bandwidth.low / 1e9:.2f} to {bandwidth.high / 1e9:.2f}{starred}"
-            if bandwidth
-            else "-",
+            _limits(bandwidth),
             _number(cell.jain_fairness, ".3f"),
-            _milliseconds(cell.ack_p50_us),
-            _milliseconds(cell.ack_p99_us),
-            _number(cell.client_cpu, ".2f"),
-            _number(cell.server_cpu, ".2f"),
+            f"{_milliseconds(cell.ack_p50_us)} / {_milliseconds(cell.ack_p99_us)}",
+            f"{_number(cell.client_cpu, '.2f')} / {_number(cell.server_cpu, '.2f')}",
             f"{cell.valid}/{cell.trials}",
         )
-    if len(kinds) > 1:
-        made.caption = "* fewer than 3 valid repeats: their range"
+        before = cell.server
+    if ranges:
+        made.caption = "* fewer than 3 valid repeats: their range, no interval"
+        made.caption_justify = "left"
     return made
+
+
+def _limits(bandwidth: Interval | None) -> str:
+    if bandwidth is None or bandwidth.n == 1:
+        return "-"
+    starred = "*" if bandwidth.kind == "range" else ""
+    return f"{bandwidth.low / 1e9:.2f}-{bandwidth.high / 1e9:.2f}{starred}"
 
 
 def sentences(run: Run) -> list[str]:
@@ -177,7 +184,7 @@ def _sentence(run: Run, server: str, mine: Sequence[CellSummary], most: int) -> 
         f"{server} keeps {kept.value:.0%} of its peak ({peak_text}) at {_connections(most)}, "
         f"{_interval(kept)}"
     )
-    if kept.high >= 1:
+    if kept.high >= 1 and kept.n > 1:
         text += "; that is within the noise of the repeats"
     return text + bound + "."
 
@@ -189,10 +196,12 @@ def _bandwidths(run: Run, cell: CellSummary) -> list[float]:
 
 
 def _interval(ratio: Interval) -> str:
+    if ratio.n == 1:
+        return "from a single repeat"
     limits = f"{ratio.low * 100:.0f} to {ratio.high:.0%}"
     if ratio.kind == "bootstrap":
         return f"95 % interval {limits}"
-    return f"range {limits} over {ratio.n} repeat{'s' if ratio.n > 1 else ''}"
+    return f"range {limits} over {ratio.n} repeats"
 
 
 def _because(cells_without: Sequence[CellSummary]) -> str:
@@ -209,4 +218,4 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _milliseconds(value_us: float | None) -> str:
-    return "-" if value_us is None else f"{value_us / 1000:.3g}"
+    return "-" if value_us is None else f"{value_us / 1000:.{0 if value_us >= 1e5 else 1}f}"
