@@ -1,0 +1,119 @@
+"""The service `script`: a client says in each line how its request is to be served.
+
+    echo TEXT      one step
+    hop N TEXT     N steps, one after the other
+    sleep MS TEXT  a step that blocks for so many milliseconds
+    many N SIZE    a reply of N buffers of SIZE bytes
+    raise          a step raises, and the service has nothing to say about it
+    sorry TEXT     a step raises, and the service answers
+    worse          a step raises, and then so does `Service.fail`
+    last TEXT      the connection ends with this reply
+    garble         the session raises
+
+`python -m tests.conformance.script` is `python -m servers` with this service.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from servers.__main__ import main
+from servers.service import Request, Service, Session, Step, step
+from servers.services import SERVICES
+
+
+class Line(Request):
+    __slots__ = ("hops", "text", "verb")
+
+    def __init__(self, entry: Step, line: str) -> None:
+        super().__init__(entry)
+        self.verb, _, self.text = line.partition(" ")
+        self.hops = 0
+
+
+class Lines(Session):
+    def __init__(self, first: Step) -> None:
+        self._first = first
+        self._rest = b""
+        self._inside = False
+
+    def receive(self, data: memoryview) -> Sequence[Line]:
+        assert not self._inside, "two threads in one session"
+        self._inside = True
+        *lines, self._rest = (self._rest + bytes(data)).split(b"\n")
+        requests = [Line(self._first, line.decode()) for line in lines]
+        if any(request.verb == "garble" for request in requests):
+            raise ValueError("not a line of mine")
+        self._inside = False
+        return requests
+
+    @property
+    def idle(self) -> bool:
+        return not self._rest
+
+
+@dataclass(frozen=True)
+class ScriptOptions:
+    """None."""
+
+
+class Script(Service):
+    name = "script"
+    summary = "does what each line says"
+    Options = ScriptOptions
+
+    @property
+    def first(self) -> Step:
+        return self.begin
+
+    def session(self) -> Session:
+        return Lines(self.begin)
+
+    @step
+    def begin(self, request: Line) -> Step | None:
+        if request.verb == "sleep":
+            return self.sleep
+        if request.verb == "hop":
+            hops, _, request.text = request.text.partition(" ")
+            request.hops = int(hops)
+            return self.hop
+        if request.verb == "many":
+            number, size = map(int, request.text.split())
+            request.reply = tuple(bytes([65 + n % 26]) * size for n in range(number))
+            return None
+        if request.verb in ("raise", "sorry", "worse"):
+            raise LookupError(request.verb)
+        request.last = request.verb == "last"
+        return self.answer
+
+    @step(blocking=True)
+    def sleep(self, request: Line) -> Step | None:
+        ms, _, request.text = request.text.partition(" ")
+        time.sleep(int(ms) / 1e3)  # this is what is served, not a wait for something
+        return self.answer
+
+    @step
+    def hop(self, request: Line) -> Step | None:
+        request.hops -= 1
+        return self.hop if request.hops > 0 else self.answer
+
+    @step
+    def answer(self, request: Line) -> Step | None:
+        request.reply = (request.text.encode(), b"\n")
+        return None
+
+    def fail(self, request: Line, error: Exception) -> None:
+        if request.verb == "worse":
+            raise error
+        if request.verb == "sorry":
+            request.reply = (b"sorry ", request.text.encode(), b"\n")
+        else:
+            super().fail(request, error)
+
+
+if __name__ == "__main__":
+    SERVICES["script"] = "tests.conformance.script:Script"
+    sys.exit(main())
