@@ -1,1 +1,14 @@
-"""What measures: schedules, closed and open loop clients, recorders."""
+"""What measures: load generators that share no process, thread or GIL with a server.
+
+- `target.py`: what the user typed as HOST:PORT, and whether it may be loaded
+- `limits.py`: descriptors and ports, checked before the first connection
+- `connect.py`: N connections at a bounded rate, failures counted by kind
+- `recorder.py`: from samples to figures: percentiles, fairness, the timeline
+- `burst.py`: the closed loop of bursts, each answered by one ACK
+- `cli.py`: the command `load`; also `python -m loadgen`
+
+Nothing here imports `servers` or `sedabench`: a load generator that shared the
+server's idea of the protocol would share its mistakes.  Time inside the package
+is integer nanoseconds of `time.monotonic_ns`, which on Linux is one clock for
+all processes of a machine.
+"""

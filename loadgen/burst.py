@@ -1,0 +1,535 @@
+"""The closed loop of bursts: every connection sends one, waits for its ACK, sends the next.
+
+The workload of Figure 1 of Welsh, Gribble, Brewer and Culler ("A Design
+Framework for Highly Concurrent Systems", 2000): a burst is 1000 packets of
+8 KB, answered by one ACK of 32 bytes.
+
+One thread, one level-triggered epoll, nonblocking sockets.  The plan:
+
+- `_Burst.pump` is the hot loop.  It does only what happens once a packet or
+  once a turn; it knows no phase, no window and no statistics.  Totals only
+  ever grow.
+- `_Burst._tick` runs about every 10 ms.  It samples the totals and moves the
+  run from warm-up to window to tail to end.  A window is the difference
+  between two samples, so nothing in the hot loop asks whether it is open.
+- `_Burst._receive` runs once a burst: the ACK, or what came instead of it.
+- A connection that breaks is counted by kind, closed, and never reopened: a
+  load generator that reconnects hides the failure that it should report.
+
+How much is under way matters as much as how fast it goes.  "Bytes" are what
+the kernel took from us; they may still lie in socket buffers, ours or the
+server's, and with 8192 connections these hold a gigabyte.  Therefore the send
+buffers are fixed (`send_buffer_bytes`) rather than grown by the kernel to 4 MB
+each, and `timeline` lets others compare both ends at one instant.  What the
+server's receive buffers take in is the server's: only a long enough warm-up
+fills them before the window.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import select
+import socket
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+from loadgen.connect import error_kind, open_connections
+from loadgen.limits import ensure_room_for
+from loadgen.recorder import Timeline, jain_index, latency_summary_us
+from loadgen.target import LoadError, Target
+
+ACK_BYTES = 32
+
+ERROR_KINDS = ("refused", "reset", "closed", "timeout", "short_ack", "unexpected_bytes")
+"""Always in a result, with 0 if need be; other errnos appear under their own name."""
+
+TURN_BYTES = 128 * 1024
+"""What one connection may send before the next has its turn.
+
+Without a bound, one connection sends until its buffer is full, which against
+a fast server is its whole burst, and the others wait: all 8 MB in one turn
+gave 10 % less and unfair windows.  With 64 / 128 / 256 KB a turn, 1024
+connections reach 16.7 / 19.4 / 18.4 Gbit/s and 8192 reach 14.6 / 15.8 / 14.9,
+and Jain's index of a 2 s window over 8192 is 0.997 / 0.984 / 0.939: a round of
+8192 turns is itself half a second.
+"""
+
+SEGMENT_BYTES = 64 * 1024
+"""The most that one segment carries, on loopback or with segmentation offload."""
+
+BATCH = 64
+"""Events taken from epoll at once: 64 turns are 4 ms, so a tick is never later than that."""
+
+IDLE_S = 0.005
+"""Longest sleep, so that ticks go on when no socket is ready.
+
+Sleeping, not spinning: while there is anything to send epoll returns at once,
+and what a closed loop waits for is the server's work, not a clock.
+"""
+
+TICK_NS = 10_000_000
+
+SEND_BUFFERS_BYTES = 256 << 20
+"""For all send buffers together; one of more than 128 KiB gained nothing at 1, 16, 64, 1024."""
+
+OnEvent: TypeAlias = Callable[[str, int], None]
+"""Called with (`connected` | `window_begin` | `window_end`, t_ns) as they happen."""
+
+
+@dataclass(frozen=True)
+class BurstConfig:
+    """One trial's worth of settings; `LoadError` on nonsense."""
+
+    target: Target
+    connections: int = 64
+    duration_s: float = 5.0
+    warmup_s: float = 1.0
+    packet_bytes: int = 8192
+    packets: int = 1000
+    connect_rate: float = 5000.0
+    timeout_s: float = 10.0
+    send_buffer_bytes: int | None = None
+    """SO_SNDBUF of each connection; 0: left to the kernel; `None`: chosen by their number."""
+    coalesce: bool = True
+    """Let the kernel fill segments from the packets of one turn (MSG_MORE)."""
+    tail_s: float = 0.0
+    """How long sending goes on at full load after the window, counted nowhere."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("connections", 1, 1_000_000),
+            ("packets", 1, 1_000_000_000),
+            ("packet_bytes", 1, 1 << 24),
+            ("duration_s", 0.001, 86_400),
+            ("warmup_s", 0, 86_400),
+            ("connect_rate", 1, 1e9),
+            ("timeout_s", 0.001, 86_400),
+            ("send_buffer_bytes", 0, 1 << 30),
+            ("tail_s", 0, 86_400),
+        ):
+            value = getattr(self, name)
+            if value is None or (math.isfinite(value) and low <= value <= high):
+                continue
+            option = name.removesuffix("_s" if name.endswith("_s") else "").replace("_", "-")
+            raise LoadError(f"--{option} must be from {low:g} to {high:g}, not {value:g}")
+
+    @property
+    def burst_bytes(self) -> int:
+        return self.packet_bytes * self.packets
+
+    @property
+    def chosen_send_buffer_bytes(self) -> int:
+        if self.send_buffer_bytes is not None:
+            return self.send_buffer_bytes
+        return max(16 << 10, min(128 << 10, SEND_BUFFERS_BYTES // self.connections))
+
+
+@dataclass(frozen=True)
+class BurstResult:
+    """What was measured inside the window.  Counts are over all connections."""
+
+    target: str
+    connections: int
+    connected: int
+    duration_s: float
+    """The window as measured, from sample to sample."""
+    warmup_s: float
+    packet_bytes: int
+    packets: int
+    coalesce: bool
+    bandwidth_bps: float
+    """Bits per second that the kernel took from us."""
+    bytes: int
+    bursts: int
+    bursts_per_s: float
+    ack_latency_us: dict[str, float | int | None]
+    """From a burst's first byte to its whole ACK, for bursts completed in the window."""
+    jain_fairness: float | None
+    """Of the bytes of each connection that came up."""
+    errors: dict[str, int]
+    """By kind, over the whole run: a connection that broke in the warm-up is missing later."""
+    client_cpu: float
+    """User and system time of this process over the window's wall time."""
+    send_buffer_bytes: int
+    valid: bool
+    invalid_reasons: list[str]
+    warnings: list[str]
+    timeline: Timeline
+
+    def to_json(self, *, timeline: bool = False) -> dict[str, Any]:
+        """Ready for `json.dumps`; the timeline (100 samples a second) only if asked for."""
+        names = [f.name for f in fields(self) if f.name != "timeline"]
+        found: dict[str, Any] = {"workload": "burst"} | {n: getattr(self, n) for n in names}
+        return found | {"timeline": self.timeline.to_json()} if timeline else found
+
+
+def run(config: BurstConfig, on_event: OnEvent | None = None) -> BurstResult:
+    """Open the connections, warm up, measure, close; `LoadError` if it makes no sense to."""
+    ensure_room_for(config.connections)
+    errors: Counter[str] = Counter(dict.fromkeys(ERROR_KINDS, 0))
+    sockets = open_connections(
+        config.target,
+        config.connections,
+        rate=config.connect_rate,
+        timeout_s=config.timeout_s,
+        send_buffer_bytes=config.chosen_send_buffer_bytes,
+        failures=errors,
+    )
+    if not sockets:
+        raise LoadError(_nobody_home(config, errors))
+    burst = _Burst(config, sockets, errors, on_event)
+    with _no_garbage_collection():
+        try:
+            burst.pump()
+        finally:
+            burst.close()
+    return burst.result()
+
+
+def _nobody_home(config: BurstConfig, errors: Counter[str]) -> str:
+    if errors["refused"] == config.connections:
+        return f"nothing listens on {config.target}: start the server first"
+    kinds = ", ".join(f"{kind}: {n}" for kind, n in errors.items() if n)
+    return f"no connection to {config.target} came up ({kinds}): check host, port and firewall"
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A collection in the window would be charged to the server."""
+    was_enabled = gc.isenabled()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
+
+class _Connection:
+    """`left` alone says where a connection is: bytes of the burst the kernel has yet to take.
+
+    `left % packet_bytes` is what remains of a packet cut short, and 0 means
+    that the ACK is due.
+    """
+
+    __slots__ = ("acked", "bytes", "left", "progress_ns", "send", "sock", "started_ns")
+
+    def __init__(self, sock: socket.socket, burst_bytes: int) -> None:
+        self.sock = sock
+        self.send = sock.send
+        self.left = burst_bytes
+        self.acked = 0  # bytes of the ACK that have come
+        self.bytes = 0
+        self.started_ns = 0
+        self.progress_ns = 0
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """The totals at one end of the window."""
+
+    t_ns: int
+    cpu_ns: int
+    bytes: int
+    bursts: int
+    latencies: int
+    """How many there were: the window's are a slice."""
+    shares: list[int]
+
+    @classmethod
+    def nothing(cls) -> _Mark:
+        return cls(0, 0, 0, 0, 0, [])
+
+
+class _Burst:
+    """One run.  Phases follow each other in `_tick`; everything else is the same in all."""
+
+    def __init__(
+        self,
+        config: BurstConfig,
+        sockets: list[socket.socket],
+        errors: Counter[str],
+        on_event: OnEvent | None,
+    ) -> None:
+        self.config = config
+        self.errors = errors
+        self.on_event: OnEvent = on_event or (lambda name, t_ns: None)
+        self.all = [_Connection(sock, config.burst_bytes) for sock in sockets]
+        self.open = {c.sock.fileno(): c for c in self.all}
+        self.epoll = select.epoll(len(sockets))
+        self.latencies_ns: array[int] = array("q")
+        self.timeline = Timeline()
+        self.begin: _Mark | None = None
+        self.end: _Mark | None = None
+        self.next_boundary_ns = 0
+        self.next_scan_ns = 0
+        self.sample: bytes = b""  # the first unexpected bytes, to name what speaks there
+        self.send_buffer_bytes = 0
+        if config.chosen_send_buffer_bytes:
+            # The kernel doubles what it is asked for and caps it at net.core.wmem_max.
+            self.send_buffer_bytes = sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+
+    # The hot loop: at 16 Gbit/s a turn comes every 60 us and a packet every 4 us,
+    # 0.3 us of them Python's, the rest the kernel's copy and its loopback, which
+    # delivers on the sender's core.
+    def pump(self) -> None:
+        size = self.config.packet_bytes
+        burst_bytes = self.config.burst_bytes
+        packet = memoryview(bytes(size))
+        most = max(1, min(256, TURN_BYTES // size))
+        turns = [self._flags(n) for n in range(most + 1)]
+        connections, poll, clock = self.open, self.epoll.poll, time.monotonic_ns
+        receive, tick = self._receive, self._tick
+        total = 0
+        next_tick_ns = self._start()
+        while True:
+            now = clock()
+            if now >= next_tick_ns:
+                next_tick_ns = tick(now, total)
+                if not next_tick_ns:
+                    return
+            for fd, events in poll(IDLE_S, BATCH):
+                connection = connections[fd]
+                if events != select.EPOLLOUT and not receive(connection, fd):
+                    continue
+                send = connection.send
+                left = before = connection.left
+                if left == burst_bytes:
+                    connection.started_ns = clock()
+                try:
+                    if rest := left % size:  # a packet that was cut short comes first
+                        left -= send(packet[-rest:])
+                    if not left % size:
+                        # Not range() and a test for the last one: the flags of a turn
+                        # are made once, and iterating them counts the turn as well.
+                        for flags in turns[min(left // size, most)]:
+                            taken = send(packet, flags)
+                            left -= taken
+                            if taken != size:
+                                break
+                except BlockingIOError:
+                    pass  # the buffer is full; epoll tells when it is not
+                except OSError as error:
+                    self._broke(connection, fd, error)
+                if taken := before - left:
+                    connection.left = left
+                    connection.bytes += taken
+                    connection.progress_ns = now
+                    total += taken
+                    if not left:  # once a burst: from now on only the ACK is of interest
+                        self.epoll.modify(fd, select.EPOLLIN)
+
+    def _flags(self, packets: int) -> tuple[int, ...]:
+        """The `send` flags of each packet of a turn: joined into segments, or each pushed.
+
+        Each packet is a write of its own, and MSG_MORE lets the kernel fill its
+        64 KB segments with them: 9.5 Gbit/s without, 19-21 with it (64
+        connections; 9 and 18 on one).  Nagle's algorithm does the same for
+        `iperf3 -l 8K`, but would hold the end of each burst for a delayed ACK.
+
+        A packet without MSG_MORE pushes what was held back, so the last of a
+        turn has none: nothing waits, corked, for the next turn.  Nor does a
+        segment take more than half of the send buffer: when one fills it alone,
+        the receiver delays its ACK, waiting for a second that has no room
+        (0.01 Gbit/s with a buffer of 32 KiB, and 8 with MSG_MORE off).
+        """
+        if not self.config.coalesce:
+            return (0,) * packets
+        room = self.send_buffer_bytes // 2 if self.send_buffer_bytes else SEGMENT_BYTES
+        joined = max(1, min(SEGMENT_BYTES, room) // self.config.packet_bytes)
+        return tuple(
+            0 if n % joined == 0 or n == packets else socket.MSG_MORE for n in range(1, packets + 1)
+        )
+
+    def _receive(self, connection: _Connection, fd: int) -> bool:
+        """Take what has come; True if it completes the ACK and the next burst may begin.
+
+        Also True for a connection that still sends and has nothing to read.
+        """
+        try:
+            data = connection.sock.recv(ACK_BYTES + 1)  # one more: an ACK may be too long
+        except BlockingIOError:
+            return connection.left > 0
+        except OSError as error:
+            self._broke(connection, fd, error)
+            return False
+        if not data:
+            self._drop(connection, fd, "short_ack" if connection.acked else "closed")
+            return False
+        connection.acked += len(data)
+        if connection.left or connection.acked > ACK_BYTES:
+            self.sample = self.sample or data
+            self._drop(connection, fd, "unexpected_bytes")
+            return False
+        now = connection.progress_ns = time.monotonic_ns()
+        if connection.acked < ACK_BYTES:
+            return False
+        self.latencies_ns.append(now - connection.started_ns)
+        connection.acked = 0
+        connection.left = self.config.burst_bytes
+        self.epoll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
+        return True
+
+    def _broke(self, connection: _Connection, fd: int, error: OSError) -> None:
+        # What the peer said before it reset tells more than the reset: an HTTP
+        # server, say, answers 400 and closes while we are still sending.
+        try:
+            last_words = connection.sock.recv(ACK_BYTES + 1)
+        except OSError:
+            last_words = b""
+        if last_words:
+            self.sample = self.sample or last_words
+            self._drop(connection, fd, "unexpected_bytes")
+        else:
+            self._drop(connection, fd, error_kind(error.errno))
+
+    def _drop(self, connection: _Connection, fd: int, kind: str) -> None:
+        self.errors[kind] += 1
+        del self.open[fd]  # epoll forgets a closed descriptor by itself
+        connection.sock.close()
+
+    def _start(self) -> int:
+        now = time.monotonic_ns()
+        self.on_event("connected", now)
+        for fd, connection in self.open.items():
+            connection.progress_ns = now
+            self.epoll.register(fd, select.EPOLLIN | select.EPOLLOUT)
+        now = time.monotonic_ns()
+        self.next_boundary_ns = now + round(self.config.warmup_s * 1e9)
+        self.next_scan_ns = now
+        return now
+
+    def _tick(self, now: int, total: int) -> int:
+        """Sample, move on to the next phase if it is time; when to tick next, or 0 to end."""
+        self.timeline.add(now, total, len(self.latencies_ns))
+        if now >= self.next_scan_ns:
+            self._scan_for_timeouts(now)
+        if not self.open:
+            if self.begin is not None and self.end is None:
+                self._mark("window_end", now, total)
+            return 0
+        if now >= self.next_boundary_ns:
+            if self.begin is None:
+                self._mark("window_begin", now, total)
+                self.next_boundary_ns = now + round(self.config.duration_s * 1e9)
+            elif self.end is None:
+                self._mark("window_end", now, total)
+                self.next_boundary_ns = now + round(self.config.tail_s * 1e9)
+            if self.end is not None and now >= self.next_boundary_ns:
+                return 0
+        return min(now + TICK_NS, self.next_boundary_ns)
+
+    def _mark(self, name: str, now: int, total: int) -> None:
+        mark = _Mark(
+            t_ns=now,
+            cpu_ns=time.process_time_ns(),
+            bytes=total,
+            bursts=len(self.latencies_ns),
+            latencies=len(self.latencies_ns),
+            shares=[c.bytes for c in self.all],
+        )
+        if name == "window_begin":
+            self.begin = mark
+        else:
+            self.end = mark
+        self.on_event(name, now)
+
+    def _scan_for_timeouts(self, now: int) -> None:
+        timeout_ns = round(self.config.timeout_s * 1e9)
+        late = [(fd, c) for fd, c in self.open.items() if now - c.progress_ns > timeout_ns]
+        for fd, connection in late:
+            self._drop(connection, fd, "timeout")
+        self.next_scan_ns = now + min(timeout_ns // 4, 250_000_000)
+
+    def close(self) -> None:
+        self.epoll.close()
+        for connection in self.open.values():
+            connection.sock.close()
+
+    def result(self) -> BurstResult:
+        config, errors = self.config, self.errors
+        if self.begin is None and self.sample:
+            raise LoadError(
+                f"{config.target} does not speak the burst protocol: "
+                f"it sent {self.sample[:24]!r} before a whole burst had been sent to it; "
+                f"is that the right port, with the same --packets and --packet-bytes?"
+            )
+        begin = self.begin or _Mark.nothing()
+        end = self.end or _Mark.nothing()
+        window_s = (end.t_ns - begin.t_ns) / 1e9
+        count = end.bytes - begin.bytes
+        bursts = end.bursts - begin.bursts
+        cpu = (end.cpu_ns - begin.cpu_ns) / 1e9 / window_s if window_s else 0.0
+        latency = latency_summary_us(self.latencies_ns[begin.latencies : end.latencies])
+        reasons = self._why_invalid(count)
+        return BurstResult(
+            target=str(config.target),
+            connections=config.connections,
+            connected=len(self.all),
+            duration_s=window_s,
+            warmup_s=config.warmup_s,
+            packet_bytes=config.packet_bytes,
+            packets=config.packets,
+            coalesce=config.coalesce,
+            bandwidth_bps=count * 8 / window_s if window_s else 0.0,
+            bytes=count,
+            bursts=bursts,
+            bursts_per_s=bursts / window_s if window_s else 0.0,
+            ack_latency_us=latency,
+            jain_fairness=jain_index(
+                [e - b for b, e in zip(begin.shares, end.shares, strict=True)]
+            ),
+            errors=dict(errors),
+            client_cpu=cpu,
+            send_buffer_bytes=self.send_buffer_bytes,
+            valid=not reasons,
+            invalid_reasons=reasons,
+            warnings=self._warnings(begin, end, bursts, cpu),
+            timeline=self.timeline,
+        )
+
+    def _why_invalid(self, window_bytes: int) -> list[str]:
+        reasons = []
+        if len(self.all) < self.config.connections:
+            reasons.append(f"{len(self.all)} of {self.config.connections} connections came up")
+        if any(self.errors.values()):
+            kinds = ", ".join(f"{kind}: {n}" for kind, n in self.errors.items() if n)
+            reasons.append(f"connections failed ({kinds})")
+        if not self.open:
+            when = "before" if self.begin is None else "in"
+            reasons.append(f"every connection broke {when} the window")
+        if not window_bytes:
+            reasons.append("no bytes were sent in the window")
+        return reasons
+
+    def _warnings(self, begin: _Mark, end: _Mark, bursts: int, cpu: float) -> list[str]:
+        found = []
+        if cpu > 0.95:
+            found.append(
+                f"the load generator's core was saturated ({cpu:.0%}): "
+                f"bandwidth is a lower bound for the server"
+            )
+        if not bursts:
+            found.append("no burst was completed in the window: there are no latencies")
+        elif bursts < 100:
+            found.append(f"percentiles rest on {bursts} bursts only: a longer window has more")
+        if end.bytes > begin.bytes:
+            middle = self.timeline.bytes_at((begin.t_ns + end.t_ns) // 2)
+            change = (
+                (end.bytes - middle) / (middle - begin.bytes) - 1 if middle > begin.bytes else 1
+            )
+            if abs(change) > 0.2:
+                found.append(
+                    f"bandwidth changed by {change:+.0%} from the first half of the window to the "
+                    f"second: socket buffers still filling, or a noisy machine; a longer --warmup "
+                    f"tells which"
+                )
+        return found
