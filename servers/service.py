@@ -113,6 +113,21 @@ class Session(ABC):
     def idle(self) -> bool:
         """True between requests: nothing is lost if the connection closes now."""
 
+    @property
+    def hurry(self) -> int:
+        """Which request the peer should have finished saying by now; 0 for none.
+
+        For protocols in which a peer that trickles is a nuisance: the number
+        of the request (1, 2, ...) of which a part has come, as long as
+        `--header-timeout` applies to it.  When the same number has stood for so
+        long, `give_up` is called.
+        """
+        return 0
+
+    def give_up(self) -> Request | None:
+        """The request in a hurry did not come: what to answer, as the last reply, if anything."""
+        return None
+
 
 class Service(ABC):
     """Application logic, written once and run by every architecture.
