@@ -81,6 +81,30 @@ def new_folder_path(root: Path, experiment: str) -> Path:
     return path
 
 
+def check_new_folder(path: Path) -> None:
+    """Find out, before anything is measured, whether a run can be written to `path`.
+
+    Raises:
+        UserError: it holds something already, is no folder, or cannot be written.
+    """
+    try:
+        if path.is_dir() and any(path.iterdir()):
+            raise UserError(
+                f"{path} is not empty; name a new folder, or continue its run with --resume {path}"
+            )
+        there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from None
+    if not there.is_dir():
+        raise UserError(f"{path}: {there} is not a folder; name another folder with --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"no permission in {there}")
+
+
+def _unwritable(path: Path, why: str | None) -> UserError:
+    return UserError(f"{path} cannot be written ({why}); name another folder with --out")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a crash leaves the old or the new, whole."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -122,19 +146,12 @@ class RunWriter:
         Raises:
             UserError: the folder holds something already, or cannot be written.
         """
+        check_new_folder(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise UserError(
-                    f"{path} is not empty; name a new folder, or continue it with --resume {path}"
-                )
             (path / "trials").mkdir()
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{path} is not a folder; name a new folder") from None
         except OSError as error:
-            raise UserError(
-                f"{path} cannot be written ({error.strerror}); name another folder with --out"
-            ) from None
+            raise _unwritable(path, error.strerror) from None
         described = {
             c.name: {"type": c.kind, "unit": c.unit, "meaning": c.meaning} for c in columns
         }

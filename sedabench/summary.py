@@ -106,11 +106,11 @@ def table(run: Run) -> Table:
     from rich.table import Table
 
     summaries = cells(run)
-    ranges = any(c.bandwidth_bps and c.bandwidth_bps.kind == "range" for c in summaries)
+    ranges = any("*" in _limits(cell.bandwidth_bps) for cell in summaries)
     made = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
     made.add_column("server", no_wrap=True)
     for heading in (
-        "connec-\ntions", "median\nGbit/s", "95 %\ninterval", "Jain's\nindex",
+        "connec-\ntions", "median\nGbit/s", "95 %\ninterval", "Jain\nindex",
         "ACK in ms\np50 / p99", "CPU of\nload/server", "valid",
     ):  # fmt: skip
         made.add_column(heading, justify="right", no_wrap=True)

@@ -15,6 +15,7 @@ over them:
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +26,7 @@ from sedabench import machine, servers_under_test
 from sedabench.errors import DamagedRunError, UserError
 from sedabench.process import ChildError
 from sedabench.progress import Progress
-from sedabench.results import Run, RunWriter, load_run, utc_now
+from sedabench.results import Run, RunWriter, check_new_folder, load_run, utc_now
 from sedabench.runner import Cell, Outcome, blocked_order, carry_out, note_resume
 from sedabench.servers_under_test import ServerSpec
 from sedabench.trial import COLUMNS, READY_S, Measured, Workload, after, measure, start_server
@@ -124,8 +125,8 @@ def check(config: Figure1) -> None:
         raise UserError("a level is named twice in --connections; name each once")
     if config.repeats < 1 or config.packets < 1 or config.packet_bytes < 1:
         raise UserError("--repeats, --packets and --packet-bytes must be at least 1")
-    if not config.duration_s > 0 or not config.warmup_s >= 0:
-        raise UserError("--duration must be over 0 and --warmup at least 0 seconds")
+    if not 0 < config.duration_s < math.inf or not 0 <= config.warmup_s < math.inf:
+        raise UserError("--duration must be over 0, --warmup at least 0, and both finite (seconds)")
     most = max(config.connections)
     needed, limit = most + SPARE_DESCRIPTORS, machine.descriptor_limit()
     if needed > limit:
@@ -150,6 +151,7 @@ def run(config: Figure1, out: Path, progress: Progress | None = None) -> tuple[R
         UserError: see `check`; or a server cannot be started; or `out` cannot be used.
     """
     check(config)
+    check_new_folder(out)
     interpreter = machine.probe_interpreter(config.python)
     cores = machine.choose_cores()
     _try_servers(config, interpreter, cores)

@@ -1,0 +1,181 @@
+"""A real, tiny figure1: run, interrupted, killed, resumed; and what is said about a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import sedabench
+from sedabench import plots, summary
+from sedabench.experiments.figure1 import Figure1
+from tests.sedabench.conftest import MakeRun
+
+TINY = ("--connections", "1,4", "--repeats", "1", "--duration", "0.2", "--warmup", "0.05")
+TWO = (*TINY, "--server", "eventloop", "--server", "threaded")
+DEADLINE_S = 60.0
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not what():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+@contextmanager
+def driver(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sedabench", "run", "figure1", *arguments],
+        cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def rows(path: Path) -> list[str]:
+    try:
+        return (path / "trials.csv").read_text().splitlines()[1:]
+    except OSError:
+        return []
+
+
+def in_trial_after(process: subprocess.Popen[str], path: Path, finished: int) -> bool:
+    """The driver has `finished` rows and both processes of the next trial."""
+    assert process.poll() is None, process.communicate()
+    return len(rows(path)) >= finished and len(children(process.pid)) == 2
+
+
+def test_a_run_ends_with_its_folder_and_holds_everything(tmp_path: Path) -> None:
+    with driver(*TINY, "--out", "out", cwd=tmp_path) as process:
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    assert output.splitlines()[-1].startswith("out")
+    run = sedabench.load_run(tmp_path / "out")
+    assert run.manifest["status"] == "complete"
+    assert len(run.trials) == 6
+    assert sorted(set(run.trials["server"])) == ["eventloop", "seda", "threaded"]
+    assert (run.trials["bandwidth_bps"] > 0).all()
+    assert (run.trials["connected"] == run.trials["connections"]).all()
+    for name in ("server_cpu", "client_cpu", "server_rss_bytes", "server_threads", "server_bytes"):
+        assert (run.trials[name] > 0).all(), name
+    for key in ("machine", "versions", "interpreters", "seed", "git", "warnings", "cores"):
+        assert key in run.manifest
+    for name in ("figure.png", "figure.svg", "trials/000.json"):
+        assert (run.path / name).stat().st_size > 0
+
+
+def test_an_interrupted_run_is_resumed_where_it_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with driver(*TWO, "--seed", "11", "--out", "out", cwd=tmp_path) as process:
+        wait_for(lambda: in_trial_after(process, path, 2))
+        family = children(process.pid)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130, errors
+    assert errors == ""
+    assert output.splitlines()[-1].endswith("--resume out")
+    assert not any(map(alive, family))
+    kept, plan = rows(path), json.loads((path / "manifest.json").read_text())["plan"]
+    assert 2 <= len(kept) < 4
+    assert sedabench.load_run(path).manifest["status"] == "interrupted"
+
+    with driver("--resume", "out", cwd=tmp_path) as process:
+        _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert rows(path)[: len(kept)] == kept
+    run = sedabench.load_run(path)
+    assert run.manifest["plan"] == plan
+    assert run.manifest["seed"] == 11
+    assert run.manifest["status"] == "complete"
+    assert [entry["finished_trials"] for entry in run.manifest["resumed"]] == [len(kept)]
+    assert list(run.trials["trial"]) == list(range(4))
+
+
+def test_sigterm_stops_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
+    with driver(*TINY, "--out", "out", cwd=tmp_path) as process:
+        wait_for(lambda: in_trial_after(process, tmp_path / "out", 0))
+        family = children(process.pid)
+        process.terminate()
+        output, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "--resume out" in output
+    assert not any(map(alive, family))
+
+
+def test_a_killed_driver_leaves_no_process_and_a_readable_folder(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    with driver(*TINY, "--out", "out", cwd=tmp_path) as process:
+        wait_for(lambda: in_trial_after(process, path, 1))
+        family = children(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=DEADLINE_S)
+    wait_for(lambda: not any(map(alive, family)))
+    run = sedabench.load_run(path)
+    assert len(run.trials) >= 1
+    assert run.manifest["status"] == "running"
+
+
+def test_invalid_trials_are_drawn_hollow_with_their_reason(make_run: MakeRun) -> None:
+    run = sedabench.load_run(make_run(invalid=[(3, "counts disagree: 9%"), (4, "refused 12 x")]))
+    figure = plots.figure1(run)
+    labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert "invalid (1): counts disagree" in labels
+    hollow = [
+        line for line in figure.axes[0].get_lines()
+        if line.get_markerfacecolor() == "white" and len(line.get_xdata())  # type: ignore[arg-type]
+    ]  # fmt: skip
+    assert sum(len(line.get_xdata()) for line in hollow) == 2  # type: ignore[arg-type]
+
+
+def test_sentences_say_what_is_kept_of_the_peak(make_run: MakeRun) -> None:
+    config = Figure1.quick(repeats=5)
+    threaded, _, _ = summary.sentences(sedabench.load_run(make_run(config=config)))
+    assert threaded.startswith("threaded keeps ")
+    assert "at 1024 connections, 95 % interval" in threaded
+    assert "lower bound" not in threaded
+
+
+def test_sentences_admit_when_the_load_generator_was_the_limit(make_run: MakeRun) -> None:
+    run = sedabench.load_run(make_run(client_cpu=1.0))
+    assert all("lower bound" in sentence for sentence in summary.sentences(run))
+
+
+def test_sentences_of_a_server_that_failed_say_why(make_run: MakeRun) -> None:
+    config = Figure1.quick(connections=(1, 4), repeats=1)
+    run = sedabench.load_run(make_run(config=config, invalid=[(n, "it broke") for n in range(6)]))
+    assert summary.sentences(run) == [
+        f"{name}: no valid trial (it broke)." for name in ("threaded", "eventloop", "seda")
+    ]
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_a_part_of_a_run_can_be_drawn(make_run: MakeRun, stop_after: int) -> None:
+    run = sedabench.load_run(make_run(stop_after=stop_after))
+    assert plots.figure1(run).axes
