@@ -240,13 +240,12 @@ class _Mark:
     cpu_ns: int
     bytes: int
     bursts: int
-    latencies: int
-    """How many there were: the window's are a slice."""
+    """Also the number of latencies: the window's are a slice."""
     shares: list[int]
 
     @classmethod
     def nothing(cls) -> _Mark:
-        return cls(0, 0, 0, 0, 0, [])
+        return cls(0, 0, 0, 0, [])
 
 
 class _Burst:
@@ -433,7 +432,6 @@ class _Burst:
             cpu_ns=time.process_time_ns(),
             bytes=total,
             bursts=len(self.latencies_ns),
-            latencies=len(self.latencies_ns),
             shares=[c.bytes for c in self.all],
         )
         if name == "window_begin":
@@ -468,7 +466,7 @@ class _Burst:
         count = end.bytes - begin.bytes
         bursts = end.bursts - begin.bursts
         cpu = (end.cpu_ns - begin.cpu_ns) / 1e9 / window_s if window_s else 0.0
-        latency = latency_summary_us(self.latencies_ns[begin.latencies : end.latencies])
+        latency = latency_summary_us(self.latencies_ns[begin.bursts : end.bursts])
         reasons = self._why_invalid(count)
         return BurstResult(
             target=str(config.target),

@@ -120,7 +120,7 @@ buffers are full, bytes flow that no server has read.""",
     show_default=True,
     help="Let the kernel join packets into full segments (MSG_MORE), or push each by itself.",
 )
-@click.option("--allow-remote", is_flag=True, help="Load another machine; you may, I hope.")
+@click.option("--allow-remote", is_flag=True, help="Allow a target that is not this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 @click.option(
     "--events",
