@@ -76,7 +76,7 @@ and what a closed loop waits for is the server's work, not a clock.
 TICK_NS = 10_000_000
 
 SEND_BUFFERS_BYTES = 256 << 20
-"""For all send buffers together; one of more than 128 KiB gained nothing at 1, 16, 64, 1024."""
+"""For all send buffers together; one of more than 128 KiB gained nothing at 1, 64, 1024."""
 
 OnEvent: TypeAlias = Callable[[str, int], None]
 """Called with (`connected` | `window_begin` | `window_end`, t_ns) as they happen."""
@@ -276,9 +276,8 @@ class _Burst:
             # The kernel doubles what it is asked for and caps it at net.core.wmem_max.
             self.send_buffer_bytes = sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
 
-    # The hot loop: at 16 Gbit/s a turn comes every 60 us and a packet every 4 us,
-    # 0.3 us of them Python's, the rest the kernel's copy and its loopback, which
-    # delivers on the sender's core.
+    # The hot loop: at 16 Gbit/s a packet every 4 us and a turn every 64, most of it
+    # the kernel's copy and its loopback, which delivers on the sender's core.
     def pump(self) -> None:
         size = self.config.packet_bytes
         burst_bytes = self.config.burst_bytes
