@@ -80,7 +80,7 @@ def figure1(run: Run) -> Figure:
     )  # fmt: skip
     _legend(figure, handles, 0.158, 9.0)
     _legend(figure, _invalid_handles(run), 0.158 - 0.036 * -(-len(handles) // 3), 8.2)
-    figure.text(0.085, 0.022, _footer(run), fontsize=6.8, color=_GREY, ha="left", va="bottom",
+    figure.text(0.085, 0.016, _footer(run), fontsize=6.8, color=_GREY, ha="left", va="bottom",
                 linespacing=1.35)  # fmt: skip
     return figure
 
@@ -196,6 +196,17 @@ def _title(spec: dict[str, Any]) -> str:
     return ServerSpec(spec["label"], spec["architecture"], tuple(spec["options"])).title
 
 
+def _saturated(run: Run) -> list[str]:
+    """How many cells are lower bounds, if any: a reader of the curve alone must know."""
+    measured = [cell for cell in cells(run) if cell.bandwidth_bps is not None]
+    count = sum(cell.load_generator_was_the_limit for cell in measured)
+    text = (
+        f"At {count} of {len(measured)} medians the load generator's core was saturated and the "
+        "server's was not: there the figure is a lower bound of the server."
+    )
+    return [text] if count else []
+
+
 def _footer(run: Run) -> str:
     manifest, machine = run.manifest, run.manifest["machine"]
     where = machine.get("virtual_machine")
@@ -206,15 +217,16 @@ def _footer(run: Run) -> str:
     ]
     valid, total = int(run.trials["valid"].sum()), len(run.trials)
     parameters = manifest["parameters"]
+    commit = manifest.get("git")
+    code = f" ({commit['commit'][:7]}{'+' if commit['dirty'] else ''})" if commit else ""
+    parts.append(f"sedabench {manifest['versions'].get('sedabench', '?')}{code}")
+    planned = len(manifest["plan"])
     second = [
         manifest["started_utc"],
         f"{parameters['repeats']} repeat{'s' if parameters['repeats'] > 1 else ''}",
         f"window {parameters['duration_s']:g} s",
         f"seed {manifest['seed']}",
-        f"{valid} of {total} trials valid"
-        + ("" if total == len(manifest["plan"]) else f", {len(manifest['plan'])} planned"),
-        f"sedabench {manifest['versions'].get('sedabench', '?')}"
-        + (f" ({manifest['git']['commit'][:7]}{'+' if manifest['git']['dirty'] else ''})"
-           if manifest.get("git") else ""),
-    ]  # fmt: skip
-    return "  ·  ".join(parts) + "\n" + "  ·  ".join(second)
+        f"{valid} of {total} trials valid" + ("" if total == planned else f", {planned} planned"),
+    ]
+    lines = ["  ·  ".join(parts), "  ·  ".join(second), *_saturated(run)]
+    return "\n".join(lines)

@@ -125,7 +125,8 @@ def _signals_as_exceptions() -> Iterator[None]:
     def stop(signum: int, _frame: FrameType | None) -> None:
         raise StoppedBySignal(signum)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}  # nohup stays nohup
     try:
         yield
     finally:

@@ -163,8 +163,8 @@ def _sentence(run: Run, server: str, mine: Sequence[CellSummary], most: int) -> 
     assert peak.bandwidth_bps is not None
     peak_text = f"{peak.bandwidth_bps.value / 1e9:.1f} Gbit/s at {_connections(peak.connections)}"
     bound = (
-        "; there the load generator's core was saturated and the server's was not, "
-        "so that peak is a lower bound"
+        "; at the peak the load generator's core was saturated and the server's was not, "
+        "so the peak is a lower bound of this server's"
         if peak.load_generator_was_the_limit
         else ""
     )

@@ -23,8 +23,6 @@ Whatever goes wrong in a trial becomes its `invalid_reason`; the run goes on.
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import shlex
 import time
@@ -32,11 +30,11 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from sedabench.machine import Cores, Interpreter
 from sedabench.process import Child, ChildError
+from sedabench.readings import Edge, context_switches, read_edge, rss_bytes
 from sedabench.results import Column, Value
 from sedabench.servers_under_test import ServerSpec
 
@@ -45,7 +43,6 @@ TOLERANCE = 0.02
 READY_S = 20.0
 """How long a server may take to say that it is ready, or a client to start and end."""
 CONNECT_S_PER_CONNECTION = 0.01
-SNAPSHOT_S = 10.0
 GRACE_S = 1
 
 COLUMNS: tuple[Column, ...] = (
@@ -84,6 +81,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("server_bytes", "int", "B", "bytes received between the server's two snapshots"),
     Column("count_disagreement", "float", "", "server_bytes / client's bytes of that time - 1"),
     Column("steal", "float", "", "share of the two cores' time that the hypervisor took"),
+    Column("other_cpu", "float", "cores", "what anything else took of the two cores, about"),
     Column("load_1m", "float", "", "load average of one minute when the trial began"),
 )  # fmt: skip
 
@@ -116,22 +114,12 @@ class Measured:
 
 
 @dataclass
-class _Edge:
-    """What is read at one end of the window."""
-
-    stats: dict[str, Any]
-    cpu_ns: int
-    stolen: int
-    ticks: int
-
-
-@dataclass
 class _Record:
     """A trial while it happens; fields stay None when it never came so far."""
 
     announced: dict[str, Any] | None = None
-    begin: _Edge | None = None
-    end: _Edge | None = None
+    begin: Edge | None = None
+    end: Edge | None = None
     switches: list[tuple[int, int, int]] = field(default_factory=list)
     rss_bytes: int | None = None
     result: dict[str, Any] | None = None
@@ -211,13 +199,13 @@ def _watch(record: _Record, server: Child, client: Child, workload: Workload, co
                 # Late in the warm-up and not in the window: with thousands of threads
                 # this reading takes a while.
                 if not client.wait_readable(after(0.7 * workload.warmup_s)):
-                    record.switches.append(_context_switches(server.pid))
+                    record.switches.append(context_switches(server.pid))
             case "window_begin":
-                record.begin = _edge(host, admin_port, server.pid, cores)
+                record.begin = read_edge(host, admin_port, server.pid, cores)
             case "window_end":
-                record.end = _edge(host, admin_port, server.pid, cores)
-                record.rss_bytes = _rss_bytes(server.pid)
-                record.switches.append(_context_switches(server.pid))
+                record.end = read_edge(host, admin_port, server.pid, cores)
+                record.rss_bytes = rss_bytes(server.pid)
+                record.switches.append(context_switches(server.pid))
             case "result":
                 record.result = event
     if server.returncode is not None:
@@ -257,7 +245,7 @@ def _row(record: _Record, spec: ServerSpec, workload: Workload) -> dict[str, Val
         if row["server_refused"]:
             reasons.append(f"the server refused {row['server_refused']} connections")
     if record.begin is not None and record.end is not None:
-        row.update(_between(record.begin, record.end))
+        row.update(_between(record.begin, record.end, result.get("client_cpu")))
         timeline = result.pop("timeline", None)  # not kept: it served its purpose here
         if timeline is not None:
             disagreement, reason = compare_counts(record.begin.stats, record.end.stats, timeline)
@@ -278,13 +266,18 @@ def _row(record: _Record, spec: ServerSpec, workload: Workload) -> dict[str, Val
     return row
 
 
-def _between(begin: _Edge, end: _Edge) -> dict[str, Value]:
+def _between(begin: Edge, end: Edge, client_cpu: float | None) -> dict[str, Value]:
     elapsed_ns = end.stats["time_ns"] - begin.stats["time_ns"]
     ticks = end.ticks - begin.ticks
+    if elapsed_ns <= 0 or ticks <= 0:
+        return {"server_bytes": end.stats["bytes_in"] - begin.stats["bytes_in"]}
+    server_cpu = (end.cpu_ns - begin.cpu_ns) / elapsed_ns
+    busy = (end.busy - begin.busy) / os.sysconf("SC_CLK_TCK") / (elapsed_ns / 1e9)
     return {
         "server_bytes": end.stats["bytes_in"] - begin.stats["bytes_in"],
-        "server_cpu": (end.cpu_ns - begin.cpu_ns) / elapsed_ns if elapsed_ns > 0 else None,
-        "steal": (end.stolen - begin.stolen) / ticks if ticks > 0 else None,
+        "server_cpu": server_cpu,
+        "steal": (end.stolen - begin.stolen) / ticks,
+        "other_cpu": None if client_cpu is None else max(0.0, busy - server_cpu - client_cpu),
     }
 
 
@@ -333,76 +326,3 @@ def after(seconds: float) -> int:
 
 def _kinds(errors: Mapping[str, int] | None) -> str:
     return " ".join(f"{kind}={count}" for kind, count in sorted((errors or {}).items()) if count)
-
-
-# -- readings -----------------------------------------------------------------------------
-
-
-def _edge(host: str, port: int, pid: int, cores: Cores) -> _Edge:
-    stats = _snapshot(host, port)
-    stolen, ticks = _stolen({*cores.server, *cores.client})
-    return _Edge(stats, _cpu_ns(pid), stolen, ticks)
-
-
-def _snapshot(host: str, port: int) -> dict[str, Any]:
-    connection = http.client.HTTPConnection(host, port, timeout=SNAPSHOT_S)
-    try:
-        connection.request("GET", "/stats")
-        stats = json.loads(connection.getresponse().read())
-        missing = {"time_ns", "bytes_in", "threads", "connections", "errors"} - set(stats)
-    except (OSError, http.client.HTTPException, ValueError, TypeError) as error:
-        raise ChildError(f"the server did not answer /stats: {error or type(error)}") from None
-    finally:
-        connection.close()
-    if missing:
-        raise ChildError(f"the server's /stats lacks {', '.join(sorted(missing))}")
-    result: dict[str, Any] = stats
-    return result
-
-
-def _cpu_ns(pid: int) -> int:
-    """CPU time of a whole process, in ns: clock_getcpuclockid(3), which Python lacks.
-
-    /proc/PID/stat says the same in ticks of 10 ms, 1 % of a window of a second.
-    """
-    try:
-        return time.clock_gettime_ns((~pid << 3) | 2)
-    except OSError:
-        raise ChildError("the server ended during the trial") from None
-
-
-def _stolen(cpus: set[int]) -> tuple[int, int]:
-    """Stolen and total time of these CPUs, in ticks (/proc/stat, proc(5))."""
-    stolen = total = 0
-    names = {f"cpu{cpu}" for cpu in cpus}
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *fields = line.split()
-        if name in names:
-            ticks = [int(value) for value in fields[:8]]  # guest time is within user time
-            total += sum(ticks)
-            stolen += ticks[7] if len(ticks) == 8 else 0
-    return stolen, total
-
-
-def _rss_bytes(pid: int) -> int | None:
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except OSError:
-        return None
-    return pages * os.sysconf("SC_PAGESIZE")
-
-
-def _context_switches(pid: int) -> tuple[int, int, int]:
-    """Time in ns, voluntary and involuntary switches, summed over the threads alive.
-
-    /proc/PID/status (and psutil) count the main thread only.
-    """
-    voluntary = forced = 0
-    for task in Path(f"/proc/{pid}/task").glob("*/status"):
-        try:
-            tail = task.read_text().rsplit("voluntary_ctxt_switches:", 2)
-        except OSError:  # the thread ended
-            continue
-        voluntary += int(tail[1].split()[0])
-        forced += int(tail[2])
-    return time.monotonic_ns(), voluntary, forced

@@ -1,0 +1,102 @@
+"""What the driver reads of a running server from outside: its counters and its accounts.
+
+Nothing here waits without a limit, and nothing here judges.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sedabench.machine import Cores
+from sedabench.process import ChildError
+
+SNAPSHOT_S = 10.0
+"""How long a server may take over /stats: one with thousands of threads is slow to answer."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What is read at one end of the window."""
+
+    stats: dict[str, Any]
+    cpu_ns: int
+    stolen: int
+    busy: int
+    ticks: int
+
+
+def read_edge(host: str, port: int, pid: int, cores: Cores) -> Edge:
+    stats = _snapshot(host, port)
+    return Edge(stats, _cpu_ns(pid), *_core_ticks({*cores.server, *cores.client}))
+
+
+def _snapshot(host: str, port: int) -> dict[str, Any]:
+    connection = http.client.HTTPConnection(host, port, timeout=SNAPSHOT_S)
+    try:
+        connection.request("GET", "/stats")
+        stats = json.loads(connection.getresponse().read())
+        missing = {"time_ns", "bytes_in", "threads", "connections", "errors"} - set(stats)
+    except (OSError, http.client.HTTPException, ValueError, TypeError) as error:
+        raise ChildError(f"the server did not answer /stats: {error or type(error)}") from None
+    finally:
+        connection.close()
+    if missing:
+        raise ChildError(f"the server's /stats lacks {', '.join(sorted(missing))}")
+    result: dict[str, Any] = stats
+    return result
+
+
+def _cpu_ns(pid: int) -> int:
+    """CPU time of a whole process, in ns: clock_getcpuclockid(3), which Python lacks.
+
+    /proc/PID/stat says the same in ticks of 10 ms, 1 % of a window of a second.
+    """
+    try:
+        return time.clock_gettime_ns((~pid << 3) | 2)
+    except OSError:
+        raise ChildError("the server ended during the trial") from None
+
+
+def _core_ticks(cpus: set[int]) -> tuple[int, int, int]:
+    """Stolen, busy and total time of these CPUs, in ticks (/proc/stat, proc(5))."""
+    stolen = busy = total = 0
+    names = {f"cpu{cpu}" for cpu in cpus}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in names:
+            # user nice system idle iowait irq softirq steal; guest time is within user time
+            ticks = [int(value) for value in fields[:8]]
+            total += sum(ticks)
+            stolen += ticks[7]
+            busy += sum(ticks[:3]) + sum(ticks[5:7])
+    return stolen, busy, total
+
+
+def rss_bytes(pid: int) -> int | None:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+def context_switches(pid: int) -> tuple[int, int, int]:
+    """Time in ns, voluntary and involuntary switches, summed over the threads alive.
+
+    /proc/PID/status (and psutil) count the main thread only.
+    """
+    voluntary = forced = 0
+    for task in Path(f"/proc/{pid}/task").glob("*/status"):
+        try:
+            tail = task.read_text().rsplit("voluntary_ctxt_switches:", 2)
+        except OSError:  # the thread ended
+            continue
+        voluntary += int(tail[1].split()[0])
+        forced += int(tail[2])
+    return time.monotonic_ns(), voluntary, forced
