@@ -102,7 +102,7 @@ def serve(
 ) -> int:
     """Bind, announce, run until a signal, say goodbye."""
     service = service_class(service_options)
-    with bind(server.host, server.port, server.backlog) as listener:
+    with bind(server.host, server.port, server.backlog, server.receive_buffer) as listener:
         architecture = architecture_class(service, listener, server, architecture_options)
         admin = None
         if server.admin_port is not None:

@@ -54,6 +54,10 @@ class ServerOptions:
     grace_s: float = option(
         10.0, "at SIGTERM, finish what is in flight for at most so long", minimum=0
     )
+    receive_buffer: int | None = option(
+        None, "SO_RCVBUF of each connection (default: the kernel adapts it, to megabytes)",
+        minimum=1024, metavar="BYTES",
+    )  # fmt: skip
     receive_bytes: int = option(
         256 * 1024, "read at most so much at a time", minimum=1, metavar="BYTES"
     )  # fmt: skip
@@ -87,7 +91,7 @@ def connection_limit(asked: int | None, descriptors: int, limit_name: str, remed
     return asked
 
 
-def bind(host: str, port: int, backlog: int) -> socket.socket:
+def bind(host: str, port: int, backlog: int, receive_buffer: int | None = None) -> socket.socket:
     """A nonblocking listening socket.  Raises UsageError with what to do about it."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -102,6 +106,8 @@ def bind(host: str, port: int, backlog: int) -> socket.socket:
         # Linux hands these down to the sockets that accept() returns: two
         # system calls a connection less.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if receive_buffer is not None:  # before listen(): the window scale is agreed on connect
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         listener.bind(address)
         listener.listen(backlog)
         listener.setblocking(False)
