@@ -97,12 +97,14 @@ class Workload:
     connections: int
     warmup_s: float
     duration_s: float
+    tail_s: float = 0.0
+    """How long load goes on after the window."""
 
     @property
     def deadline_s(self) -> float:
         """After this long from its start a client hangs."""
         connecting = READY_S + CONNECT_S_PER_CONNECTION * self.connections
-        return connecting + self.warmup_s + self.duration_s + READY_S
+        return connecting + self.warmup_s + self.duration_s + self.tail_s + READY_S
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,14 @@ connections, so the warm-up grows by its base (0.3 s quick, 1 s full) with
 every 1024.
 """
 
+ANSWERING = 2048
+"""Connections a second of load after the window is added for.
+
+A server with a thread for each of 8192 connections answers `/stats` 2 to 3 s
+after it was asked; the load must last until then, or the counts of the two
+sides cannot be compared.
+"""
+
 SPARE_DESCRIPTORS = 64
 """What a server or a client opens beside its connections, generously."""
 
@@ -84,6 +92,10 @@ class Figure1:
         """The warm-up of a level, in seconds: the base, and once more for every `FILLING`."""
         return round(self.warmup_s * (1 + connections / FILLING), 3)
 
+    def tail_for(self, connections: int) -> float:
+        """How long load goes on after the window, in seconds: 0.5, and 1 for every `ANSWERING`."""
+        return round(0.5 + connections / ANSWERING, 3)
+
     def workload(self, connections: int) -> Workload:
         warmup_s = self.warmup_for(connections)
         size = ("--packets", str(self.packets), "--packet-bytes", str(self.packet_bytes))
@@ -91,19 +103,22 @@ class Figure1:
             name="burst",
             arguments=(
                 "--connections", str(connections), "--duration", str(self.duration_s),
-                "--warmup", str(warmup_s), *size, "--events",
+                "--warmup", str(warmup_s), "--tail", str(self.tail_for(connections)),
+                *size, "--events",
             ),
             service="burst",
             service_options=size,
             connections=connections,
             warmup_s=warmup_s,
             duration_s=self.duration_s,
+            tail_s=self.tail_for(connections),
         )  # fmt: skip
 
     def estimate_s(self, cell: Cell) -> float:
-        """About how long a trial takes, all in: 1.2 s are start, tail and stop."""
+        """About how long a trial takes, all in: 0.7 s are start and stop."""
         connections = int(cell["connections"])
-        return 1.2 + connections / 4000 + self.warmup_for(connections) + self.duration_s
+        flowing = self.warmup_for(connections) + self.duration_s + self.tail_for(connections)
+        return 0.7 + connections / 4000 + flowing
 
 
 def default_servers() -> tuple[ServerSpec, ...]:
