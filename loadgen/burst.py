@@ -1,8 +1,8 @@
 """The closed loop of bursts: every connection sends one, waits for its ACK, sends the next.
 
-The workload of Figure 1 of Welsh, Gribble, Brewer and Culler ("A Design
-Framework for Highly Concurrent Systems", 2000): a burst is 1000 packets of
-8 KB, answered by one ACK of 32 bytes.
+The workload of Figure 1 of Welsh and Culler ("Virtualization Considered
+Harmful: OS Design Directions for Well-Conditioned Services", HotOS 2001): a
+burst is 1000 packets of 8 KB, answered by one ACK of 32 bytes.
 
 One thread, one level-triggered epoll, nonblocking sockets.  The plan:
 
@@ -28,7 +28,6 @@ fills them before the window.
 from __future__ import annotations
 
 import gc
-import math
 import select
 import socket
 import time
@@ -36,13 +35,14 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
+from loadgen.burst_run import BurstConfig, BurstResult
 from loadgen.connect import error_kind, open_connections
 from loadgen.limits import ensure_room_for
 from loadgen.recorder import Timeline, jain_index, latency_summary_us
-from loadgen.target import LoadError, Target
+from loadgen.target import LoadError
 
 ACK_BYTES = 32
 
@@ -75,98 +75,8 @@ and what a closed loop waits for is the server's work, not a clock.
 
 TICK_NS = 10_000_000
 
-SEND_BUFFERS_BYTES = 256 << 20
-"""For all send buffers together; one of more than 128 KiB gained nothing at 1, 64, 1024."""
-
 OnEvent: TypeAlias = Callable[[str, int], None]
 """Called with (`connected` | `window_begin` | `window_end`, t_ns) as they happen."""
-
-
-@dataclass(frozen=True)
-class BurstConfig:
-    """One trial's worth of settings; `LoadError` on nonsense."""
-
-    target: Target
-    connections: int = 64
-    duration_s: float = 5.0
-    warmup_s: float = 1.0
-    packet_bytes: int = 8192
-    packets: int = 1000
-    connect_rate: float = 5000.0
-    timeout_s: float = 10.0
-    send_buffer_bytes: int | None = None
-    """SO_SNDBUF of each connection; 0: left to the kernel; `None`: chosen by their number."""
-    coalesce: bool = True
-    """Let the kernel fill segments from the packets of one turn (MSG_MORE)."""
-    tail_s: float = 0.0
-    """How long sending goes on at full load after the window, counted nowhere."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("connections", 1, 1_000_000),
-            ("packets", 1, 1_000_000_000),
-            ("packet_bytes", 1, 1 << 24),
-            ("duration_s", 0.001, 86_400),
-            ("warmup_s", 0, 86_400),
-            ("connect_rate", 1, 1e9),
-            ("timeout_s", 0.001, 86_400),
-            ("send_buffer_bytes", 0, 1 << 30),
-            ("tail_s", 0, 86_400),
-        ):
-            value = getattr(self, name)
-            if value is None or (math.isfinite(value) and low <= value <= high):
-                continue
-            option = name.removesuffix("_s" if name.endswith("_s") else "").replace("_", "-")
-            raise LoadError(f"--{option} must be from {low:g} to {high:g}, not {value:g}")
-
-    @property
-    def burst_bytes(self) -> int:
-        return self.packet_bytes * self.packets
-
-    @property
-    def chosen_send_buffer_bytes(self) -> int:
-        if self.send_buffer_bytes is not None:
-            return self.send_buffer_bytes
-        return max(16 << 10, min(128 << 10, SEND_BUFFERS_BYTES // self.connections))
-
-
-@dataclass(frozen=True)
-class BurstResult:
-    """What was measured inside the window.  Counts are over all connections."""
-
-    target: str
-    connections: int
-    connected: int
-    duration_s: float
-    """The window as measured, from sample to sample."""
-    warmup_s: float
-    packet_bytes: int
-    packets: int
-    coalesce: bool
-    bandwidth_bps: float
-    """Bits per second that the kernel took from us."""
-    bytes: int
-    bursts: int
-    bursts_per_s: float
-    ack_latency_us: dict[str, float | int | None]
-    """From a burst's first byte to its whole ACK, for bursts completed in the window."""
-    jain_fairness: float | None
-    """Of the bytes of each connection that came up."""
-    errors: dict[str, int]
-    """By kind, over the whole run: a connection that broke in the warm-up is missing later."""
-    client_cpu: float
-    """User and system time of this process over the window's wall time."""
-    send_buffer_bytes: int
-    valid: bool
-    invalid_reasons: list[str]
-    warnings: list[str]
-    timeline: Timeline
-
-    def to_json(self, *, timeline: bool = False) -> dict[str, Any]:
-        """Ready for `json.dumps`; the timeline (100 samples a second) only if asked for."""
-        names = [f.name for f in fields(self) if f.name != "timeline"]
-        found: dict[str, Any] = {"workload": "burst"} | {n: getattr(self, n) for n in names}
-        return found | {"timeline": self.timeline.to_json()} if timeline else found
 
 
 def run(config: BurstConfig, on_event: OnEvent | None = None) -> BurstResult:
@@ -401,9 +311,10 @@ class _Burst:
             connection.progress_ns = now
             self.epoll.register(fd, select.EPOLLIN | select.EPOLLOUT)
         now = time.monotonic_ns()
+        self.timeline.add(now, 0, 0)
         self.next_boundary_ns = now + round(self.config.warmup_s * 1e9)
         self.next_scan_ns = now
-        return now
+        return now + 1  # the first tick: no two samples of one instant
 
     def _tick(self, now: int, total: int) -> int:
         """Sample, move on to the next phase if it is time; when to tick next, or 0 to end."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from loadgen.burst import BurstResult
+    from loadgen.burst_run import BurstResult
 
 
 def _one_line(context: click.Context, error: click.UsageError) -> None:
@@ -57,7 +57,12 @@ class _Group(click.Group):
             raise
 
 
-@click.group("load", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    "load",
+    cls=_Group,
+    epilog="Example: sedabench load burst --target 127.0.0.1:8080 --connections 64",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 def load() -> None:
     """Load a server that already runs, and say what it carried.
 
@@ -157,7 +162,8 @@ def burst(
     Every connection sends --packets writes of --packet-bytes, waits for the
     ACK, and begins again.  None starts before all are up.
     """
-    from loadgen.burst import BurstConfig, run
+    from loadgen.burst import run
+    from loadgen.burst_run import BurstConfig
     from loadgen.target import LoadError, resolve
 
     try:

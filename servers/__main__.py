@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve; return the exit status."""
     try:
         return serve(*parse(sys.argv[1:] if arguments is None else arguments))
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

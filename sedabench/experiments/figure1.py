@@ -58,6 +58,9 @@ after it was asked; the load must last until then, or the counts of the two
 sides cannot be compared.
 """
 
+LARGEST_BUFFER, SMALLEST_BUFFER, BUFFERS = 128 << 10, 16 << 10, 256 << 20
+"""Bytes of a receive buffer, and of all together: what the load generator's send buffers have."""
+
 SPARE_DESCRIPTORS = 64
 """What a server or a client opens beside its connections, generously."""
 
@@ -96,6 +99,15 @@ class Figure1:
         """How long load goes on after the window, in seconds: 0.5, and 1 for every `ANSWERING`."""
         return round(0.5 + connections / ANSWERING, 3)
 
+    def receive_buffer_for(self, connections: int) -> int:
+        """SO_RCVBUF of the server's connections in bytes, the same for every server.
+
+        Left to itself the kernel grows each to megabytes while a trial runs;
+        then the client hands over bytes that no server has read, and bandwidth
+        depends on how long one waits.
+        """
+        return max(SMALLEST_BUFFER, min(LARGEST_BUFFER, BUFFERS // connections))
+
     def workload(self, connections: int) -> Workload:
         warmup_s = self.warmup_for(connections)
         size = ("--packets", str(self.packets), "--packet-bytes", str(self.packet_bytes))
@@ -107,7 +119,7 @@ class Figure1:
                 *size, "--events",
             ),
             service="burst",
-            service_options=size,
+            service_options=(*size, "--receive-buffer", str(self.receive_buffer_for(connections))),
             connections=connections,
             warmup_s=warmup_s,
             duration_s=self.duration_s,
@@ -186,6 +198,9 @@ def run(config: Figure1, out: Path, progress: Progress | None = None) -> tuple[R
         "parameters": asdict(config),
         "seed": config.seed,
         "warmup_by_connections_s": {str(n): config.warmup_for(n) for n in config.connections},
+        "receive_buffer_by_connections_bytes": {
+            str(n): config.receive_buffer_for(n) for n in config.connections
+        },
         "command": sys.argv,
         "warnings": warnings,
         "resumed": [],
