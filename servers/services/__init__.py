@@ -7,5 +7,6 @@ from __future__ import annotations
 
 SERVICES: dict[str, str] = {
     "burst": "servers.services.burst:Burst",
+    "web": "servers.services.web:Web",
 }
 """name -> "module:class"; imported only when asked for."""

@@ -1,0 +1,328 @@
+r"""HTTP/1.1 from bytes to requests; the grammar is llhttp's (`httptools`), the framing ours.
+
+The parser is given pieces that never reach beyond the end of a head, of a
+chunked body, or of a body of known length.  The first two always end in
+CR LF CR LF, the third is counted.  So after each piece it is known where in the
+stream we are: how many bytes the head has by now, whether anything is half
+said, whether a request is complete.  Limits hold to the byte, and how the
+bytes were cut on their way cannot be seen in the result.
+
+Nothing that this service serves takes a body: a body is taken in, within
+`max_body`, and dropped.
+
+After a request whose reply is the last one (`Connection: close`, HTTP/1.0, an
+error in the protocol) a session ignores all that follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Protocol
+
+import httptools
+
+from servers.service import Request, Session, Step
+from servers.services.web_page import CLOSE, KEEP_ALIVE, PLAIN, Manner, Page
+
+END = b"\r\n\r\n"
+
+_NONE: tuple[WebRequest, ...] = ()
+
+
+class Limits(Protocol):
+    """The part of the service's options that a session needs."""
+
+    @property
+    def max_header(self) -> int: ...
+    @property
+    def max_body(self) -> int: ...
+
+
+class Home(Protocol):
+    """What a session knows of its service: where requests enter."""
+
+    @property
+    def first(self) -> Step:
+        """An ordinary request's step."""
+
+    @property
+    def respond(self) -> Step:
+        """The step of a request whose page is chosen already."""
+
+    def refusal(self, status: HTTPStatus) -> Page:
+        """The page that says that a request cannot be served."""
+
+
+class WebRequest(Request):
+    """One request; its steps add what they find out."""
+
+    __slots__ = ("manner", "method", "page", "path", "query", "target")
+
+    method: bytes
+    target: bytes
+    """As it was sent; `path` and `query` are what it means (step `parse`)."""
+    manner: Manner
+    path: str
+    query: str
+    page: Page
+    """What is answered: the step `respond` needs it."""
+
+    def __init__(self, step: Step, target: bytes, method: bytes, manner: Manner) -> None:
+        # Not by way of super().__init__: a call more for each request, 0.1 us.
+        self.step = step
+        self.reply = ()
+        self.last = False
+        self.connection = None
+        self.done = False
+        self.target = target
+        self.method = method
+        self.manner = manner
+
+
+KEPT = frozenset((
+    b"connection", b"content-length", b"expect", b"if-modified-since", b"if-none-match",
+    b"transfer-encoding",
+))  # fmt: skip
+"""Headers whose value matters.  Of Host only the number does."""
+
+
+class Fields:
+    """What the parser said about the message that it is in.
+
+    Not the session itself: the parser holds on to whom it tells, and a session
+    and a parser that held each other would be left to the garbage collector.
+    """
+
+    __slots__ = ("complete", "hosts", "kept", "target")
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.target = b""
+        self.hosts = 0
+        self.kept: dict[bytes, bytes] = {}
+        self.complete = False
+
+    def on_url(self, part: bytes) -> None:
+        self.target += part  # comes in parts if the bytes did
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"host":
+            self.hosts += 1
+        elif name in KEPT:
+            before = self.kept.get(name)
+            self.kept[name] = value.strip() if before is None else before + b"," + value.strip()
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+class WebSession(Session):
+    """One connection of HTTP/1.1 or HTTP/1.0."""
+
+    __slots__ = (
+        "_body_left", "_feed", "_fields", "_first", "_home", "_limits", "_lines", "_number",
+        "_over", "_parser", "_size", "_tail", "_waiting",
+    )  # fmt: skip
+
+    def __init__(self, home: Home, limits: Limits) -> None:
+        self._home = home
+        self._first = home.first
+        self._limits = limits
+        self._fields = Fields()
+        self._parser = httptools.HttpRequestParser(self._fields)
+        self._feed = self._parser.feed_data
+        self._number = 0  # requests that have come so far
+        self._over = False  # the last one has
+        self._size = 0  # bytes of the head, or of the chunked body, that we are in
+        self._tail = b""  # the last three of them: END may be cut in two
+        self._lines = False  # a whole line of the head is there
+        self._waiting: WebRequest | None = None  # its body is still to come
+        self._body_left = 0  # so many bytes, or 0 if it comes in chunks
+
+    @property
+    def idle(self) -> bool:
+        return self._over or not (self._size or self._waiting)
+
+    @property
+    def hurry(self) -> int:
+        return self._number + 1 if self._size and not (self._over or self._waiting) else 0
+
+    def give_up(self) -> WebRequest:
+        return self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+
+    def receive(self, data: memoryview) -> Sequence[WebRequest]:
+        if self._over:
+            return _NONE
+        piece = data.tobytes()  # cheaper than to search and cut a memoryview, even for a body
+        if (
+            0 < piece.find(END) == len(piece) - 4
+            and len(piece) <= self._limits.max_header
+            and not self._size
+            and not self._waiting
+            and piece[0] > 32
+        ):
+            # Nearly always: one head, whole, and nothing besides.  `_pieces` would do the same.
+            request = self._take(piece, True)
+            return _NONE if request is None else (request,)
+        return self._pieces(piece)
+
+    def _pieces(self, data: bytes) -> list[WebRequest]:
+        """Cut `data` where heads and bodies end."""
+        requests: list[WebRequest] = []
+        start = 0
+        while start < len(data) and not self._over:
+            too_much: HTTPStatus | None = None
+            whole = False
+            if self._body_left:
+                end = min(start + self._body_left, len(data))
+                self._body_left -= end - start
+            else:
+                if not self._size and not self._waiting and data[start] in b"\r\n":
+                    start += 1  # empty lines before a request count for nothing (RFC 9112, 2.2)
+                    continue
+                end, whole = self._find_end(data, start)
+                most = self._limits.max_body if self._waiting else self._limits.max_header
+                if end - start > most - self._size:
+                    end = start + most - self._size
+                    too_much = self._excess(data[start:end])
+                    whole = False
+                self._note(data[start:end], whole)
+            request = self._take(data[start:end], whole) if end > start else None
+            if request is None and too_much:
+                request = self._refuse(too_much)
+            if request is not None:
+                requests.append(request)
+            start = end
+        return requests
+
+    def _find_end(self, data: bytes, start: int) -> tuple[int, bool]:
+        """Behind the next END, and whether there is one; it may have begun in `_tail`."""
+        tail = len(self._tail)
+        if tail:
+            seam = (self._tail + data[start : start + 3]).find(END)
+            if seam >= 0:
+                return start + seam + 4 - tail, True
+        found = data.find(END, start)
+        return (len(data), False) if found < 0 else (found + 4, True)
+
+    def _note(self, piece: bytes, whole: bool) -> None:
+        """Keep count of a head or a chunked body that is not at its end."""
+        self._size += len(piece)
+        self._lines = self._lines or b"\n" in piece
+        self._tail = b"" if whole else (self._tail + piece)[-3:]
+
+    def _excess(self, piece: bytes) -> HTTPStatus:
+        """What is wrong with a message of which `piece` is the last that is allowed."""
+        if self._waiting:
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        if self._lines or b"\n" in piece:
+            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        return HTTPStatus.REQUEST_URI_TOO_LONG
+
+    def _take(self, piece: bytes, whole: bool) -> WebRequest | None:
+        """Parse the next piece; `whole` if it ends a head, or perhaps a chunked body."""
+        fields = self._fields
+        try:
+            self._feed(piece)
+        except httptools.HttpParserUpgrade:
+            pass  # we stay with HTTP/1.1, which is for the server to decide
+        except httptools.HttpParserError:
+            return self._refuse(HTTPStatus.BAD_REQUEST)
+        request = self._waiting
+        if request is None:
+            if not whole:
+                return None
+            request = self._request(fields)
+            if not (fields.complete or self._over):
+                return self._await_body(request, fields)
+        elif not fields.complete:
+            return None
+        # Reset what was touched, and no more: a call and four stores less for most requests.
+        fields.target = b""
+        fields.hosts = 0
+        fields.complete = False
+        if fields.kept:
+            fields.kept = {}
+        if self._size or self._waiting:
+            self._begin_again()
+        self._number += 1
+        return request
+
+    def _begin_again(self) -> None:
+        self._size = 0
+        self._tail = b""
+        self._lines = False
+        self._waiting = None
+
+    def _request(self, fields: Fields) -> WebRequest:
+        """The request whose head is complete."""
+        parser = self._parser
+        method = parser.get_method()
+        # Without a Connection header only HTTP/1.1 keeps a connection alive.
+        if (
+            fields.hosts == 1
+            and method == b"GET"
+            and not fields.kept
+            and parser.should_keep_alive()
+        ):
+            return WebRequest(self._first, fields.target, method, PLAIN)
+        return self._unusual_request(fields, method)
+
+    def _unusual_request(self, fields: Fields, method: bytes) -> WebRequest:
+        kept = fields.kept
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            return self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, method)
+        if fields.hosts > 1 or (version == "1.1" and not fields.hosts):
+            return self._refuse(HTTPStatus.BAD_REQUEST, method)
+        wishes = _wishes(kept.get(b"connection", b""))
+        stays = b"close" not in wishes and (version == "1.1" or b"keep-alive" in wishes)
+        if method == b"CONNECT" or (self._parser.should_upgrade() and _has_body(kept)):
+            stays = False  # the parser takes what follows for another protocol
+        if not fields.complete and kept.get(b"expect", b"").lower() == b"100-continue":
+            # The peer waits to be told to go on with a body that nobody wants.
+            # Instead of 100 it is told the final status (RFC 9110, section 10.1.1).
+            stays = False
+        connection = (b"" if version == "1.1" else KEEP_ALIVE) if stays else CLOSE
+        none_match = kept.get(b"if-none-match")
+        modified_since = kept.get(b"if-modified-since")
+        manner = PLAIN
+        if connection or method == b"HEAD" or none_match is not None or modified_since is not None:
+            manner = Manner(connection, method == b"HEAD", none_match, modified_since)
+        request = WebRequest(self._first, fields.target, method, manner)
+        request.last = self._over = not stays
+        return request
+
+    def _await_body(self, request: WebRequest, fields: Fields) -> WebRequest | None:
+        """The head is there, the body is not: hold the request back until it is."""
+        body_bytes = int(fields.kept.get(b"content-length", b"0"))  # the parser has checked it
+        if body_bytes > self._limits.max_body:
+            return self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, request.method)
+        self._begin_again()
+        self._body_left = body_bytes
+        self._waiting = request
+        return None
+
+    def _refuse(self, status: HTTPStatus, method: bytes = b"") -> WebRequest:
+        """The last request of this connection; which page answers it is known already."""
+        self._over = True
+        manner = Manner(CLOSE, head_only=method == b"HEAD")
+        request = WebRequest(self._home.respond, b"", method, manner)
+        request.page = self._home.refusal(status)
+        request.last = True
+        return request
+
+
+def _has_body(kept: dict[bytes, bytes]) -> bool:
+    return b"transfer-encoding" in kept or kept.get(b"content-length", b"0") != b"0"
+
+
+@lru_cache(maxsize=64)  # clients say the same all the time
+def _wishes(connection: bytes) -> frozenset[bytes]:
+    """The tokens of a Connection header."""
+    return frozenset(token.strip() for token in connection.lower().split(b","))

@@ -1,0 +1,264 @@
+"""HTTP/1.1 on the way in: framing, limits, errors, and how a connection ends."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from servers.services.web_session import WebSession
+from tests.servers.web import Client, ask, get, replies, web
+
+SERVICE = web(max_header=200, max_body=50)
+"""Small limits: the service keeps nothing of a connection, so the tests may share it."""
+
+OK = get("/healthz")
+
+
+def post(*headers: str, body: bytes = b"") -> bytes:
+    return get("/healthz", *headers, method="POST") + body
+
+
+def statuses(data: bytes) -> list[int]:
+    return [reply.status for reply in replies(Client(SERVICE).send(data))]
+
+
+def test_a_hundred_pipelined_requests_are_answered_in_order() -> None:
+    stream = b"".join(get(f"/compute?us={number}") for number in range(100))
+    answers = replies(Client(SERVICE).send(stream))
+    assert [int(answer.body.split(b",")[0].split()[1]) for answer in answers] == list(range(100))
+
+
+# Limits and errors
+
+TOO_LONG_LINE = b"GET /" + b"x" * 300
+CHUNKED = "Transfer-Encoding: chunked"
+
+ENDINGS = {
+    b"garbage\r\n\r\n": 400,
+    b"\x16\x03\x01\x02\x00": 400,
+    b"HTTP/1.1 200 OK\r\n\r\n": 400,
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": 505,
+    b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n": 400,
+    b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n": 400,
+    b"GET / HTTP/1.1\nHost: x\n\n": 400,
+    b"GET / HTTP/1.1\r\nHost : x\r\n\r\n": 400,
+    b"GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n": 400,
+    b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n": 400,
+    b"GET / HTTP/1.1\r\n\r\n": 400,
+    b"GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n": 400,
+    b"GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n": 400,
+    b"GET /\r\n\r\n": 505,
+    b"GET / HTTP/2.0\r\nHost: x\r\n\r\n": 505,
+    b"GET / HTTP/3.0\r\nHost: x\r\n\r\n": 400,
+    TOO_LONG_LINE: 414,
+    TOO_LONG_LINE + b" HTTP/1.1\r\nHost: x\r\n\r\n": 414,
+    get("/", "A: " + "x" * 200): 431,
+    get("/", *(f"A{number}: x" for number in range(50))): 431,
+    get("/", "A:" + " " * 200 + "x"): 431,
+    get("/", "A: " + "x" * 200)[:-2]: 431,
+    post("Content-Length: 51"): 413,
+    post("Content-Length: 99999999999999999999"): 400,
+    post("Content-Length: -1"): 400,
+    post("Content-Length: 1", "Content-Length: 1"): 400,
+    post("Content-Length: 1", CHUNKED): 400,
+    post("Transfer-Encoding: gzip"): 400,
+    post(CHUNKED, body=b"40\r\n" + b"x" * 64): 413,
+    post(CHUNKED, body=b"1\r\nx\r\n" * 10): 413,
+    post(CHUNKED, body=b"1;" + b"x" * 60): 413,
+    post(CHUNKED, body=b"0\r\nTrailer: " + b"x" * 60): 413,
+    post(CHUNKED, body=b"nonsense\r\n"): 400,
+    post("Content-Length: 5", "Expect: 100-continue"): 405,
+    post("Connection: close"): 405,
+    get("a:80", method="CONNECT"): 400,
+    post("Connection: Upgrade", "Upgrade: h2c", "Content-Length: 5", body=b"hello"): 405,
+    get("/healthz", "Connection: close"): 200,
+    get("/healthz", "Connection: x, Close"): 200,
+    get("/healthz", version="1.0"): 200,
+    b"GET /healthz HTTP/1.0\r\n\r\n": 200,
+}
+"""What a connection's last request may look like, and what it is told."""
+
+
+@pytest.mark.parametrize(("data", "status"), ENDINGS.items())
+def test_after_the_last_reply_nothing_is_heard_any_more(data: bytes, status: int) -> None:
+    client = Client(SERVICE)
+    *before, last = replies(client.send(OK + data))
+    assert [reply.status for reply in before] == [200]
+    assert last.status == status
+    assert last.headers["Connection"] == "close"
+    assert client.closed
+    assert client.session.idle
+    assert client.session.hurry == 0
+    assert client.send(OK) == b""
+
+
+def chunked(*parts: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (*parts, b""))
+
+
+STAYING = {
+    OK: 200,
+    get("/healthz", "Connection: keep-alive"): 200,
+    get("/healthz", "hOST2: y", "Range: bytes=0-1"): 200,
+    get("/healthz", "Connection: Upgrade", "Upgrade: websocket"): 200,
+    b"\r\n\r\n\n" + OK: 200,
+    post(): 405,
+    post("Content-Length: 0"): 405,
+    post("Content-Length: 50", body=b"\r\n\r\n" * 12 + b"ab"): 405,
+    get("/healthz", "Content-Length: 4", method="GET") + b"\r\n\r\n": 200,
+    post(CHUNKED, body=chunked(b"\r\n\r\n", b"GET / HTTP/1.1\r\n")): 405,
+    post(CHUNKED, body=b"0\r\nHost: two\r\nExpect: x\r\n\r\n"): 405,
+    post("Expect: 100-continue"): 405,
+    get("*", method="OPTIONS"): 400,
+    get("/missing"): 404,
+}
+"""Requests after which a connection stays."""
+
+
+@pytest.mark.parametrize(("data", "status"), STAYING.items())
+def test_the_next_request_is_answered_as_well(data: bytes, status: int) -> None:
+    client = Client(SERVICE)
+    assert [reply.status for reply in replies(client.send(data + OK))] == [status, 200]
+    assert not client.closed
+    assert client.session.idle
+
+
+def test_a_head_may_be_as_long_as_the_limit_and_no_longer() -> None:
+    def padded(size: int) -> bytes:
+        return get("/healthz", "A: " + "x" * (size - len(get("/healthz", "A: "))))
+
+    assert len(padded(200)) == 200
+    assert statuses(padded(200) + padded(200)) == [200, 200]
+    assert statuses(padded(201) + padded(200)) == [431]
+
+
+@given(
+    st.lists(st.sampled_from(list(STAYING)), max_size=4),
+    st.sampled_from([b"", *ENDINGS]),
+    st.data(),
+)
+@settings(max_examples=400, deadline=None)
+def test_how_the_bytes_were_cut_cannot_be_seen(
+    before: list[bytes], ending: bytes, data: st.DataObject
+) -> None:
+    stream = b"".join(before) + ending + OK
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(stream)), max_size=20)))
+    chunks = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True) if a < b]
+    whole, cut = Client(SERVICE), Client(SERVICE)
+    assert same(cut.send(*chunks)) == same(whole.send(stream))
+    assert [r.last for r in cut.requests] == [r.last for r in whole.requests]
+    assert (cut.session.idle, cut.session.hurry) == (whole.session.idle, whole.session.hurry)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_byte_at_a_time_is_the_same_as_all_at_once(ending: bytes) -> None:
+    stream = b"".join(STAYING) + ending
+    assert same(Client(SERVICE).send(*(bytes([byte]) for byte in stream))) == same(
+        Client(SERVICE).send(stream)
+    )
+
+
+@given(st.binary(max_size=300), st.integers(0, 300))
+@example(b"GET", 0)
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_answered_or_waited_for(noise: bytes, cut: int) -> None:
+    whole, halves = Client(SERVICE), Client(SERVICE)
+    answer = whole.send(*([noise] if noise else []))
+    assert same(answer) == same(halves.send(*filter(None, (noise[:cut], noise[cut:]))))
+    assert whole.session.idle == halves.session.idle
+    for reply in replies(answer):
+        assert reply.status < 500 or reply.status == 505
+
+
+def same(stream: bytes) -> list[object]:
+    """Replies without their dates, which may differ by a second."""
+    return [
+        (reply.status, reply.body, {k: v for k, v in reply.headers.items() if k != "Date"})
+        for reply in replies(stream)
+    ]
+
+
+# HTTP/1.0
+
+
+def test_http_1_0_stays_if_it_asks_to() -> None:
+    client = Client(SERVICE)
+    request = b"GET /healthz HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"
+    for reply in replies(client.send(request * 2)):
+        assert (reply.status, reply.headers["Connection"]) == (200, "keep-alive")
+    assert not client.closed
+
+
+def test_a_closing_head_request_has_no_body_even_in_an_error() -> None:
+    for path, status in (("/healthz", 200), ("/missing", 404)):
+        data = get(path, "Connection: close", method="HEAD")
+        assert ask(SERVICE, data, "HEAD").status == status
+    assert ask(SERVICE, b"HEAD / HTTP/1.1\r\n\r\n", "HEAD").status == 400
+
+
+# What the architectures ask
+
+
+def test_a_session_is_idle_between_requests() -> None:
+    session = Client(SERVICE).session
+    assert session.idle
+    for byte in OK[:-1]:
+        assert not session.receive(memoryview(bytes([byte])))
+        assert not session.idle
+    assert len(session.receive(memoryview(OK[-1:]))) == 1
+    assert session.idle
+
+
+def test_empty_lines_between_requests_are_nothing() -> None:
+    client = Client(SERVICE)
+    client.send(OK, b"\r\n", b"\r")
+    assert client.session.idle
+    assert client.session.hurry == 0
+
+
+def test_a_begun_head_is_in_a_hurry_and_a_body_is_not() -> None:
+    client = Client(SERVICE)
+    seen = []
+    for piece in (
+        OK, OK + b"G", b"ET /healthz HT", b"TP/1.1\r\nHost: x\r\n\r\n",
+        post("Content-Length: 5"), b"abcd", b"e", b"P",
+    ):  # fmt: skip
+        client.send(piece)
+        seen.append(client.session.hurry)
+    assert seen == [0, 3, 3, 0, 0, 0, 0, 5]
+
+
+def test_who_does_not_finish_a_request_is_told_so() -> None:
+    client = Client(SERVICE)
+    client.send(OK, b"GET / HTTP/1.1\r\nHo")
+    assert client.session.hurry == 2
+    request = client.session.give_up()
+    assert request is not None
+    assert request.last
+    step = request.step
+    while step is not None:
+        step = step(request)
+    (reply,) = replies(b"".join(request.reply))
+    assert (reply.status, reply.headers["Connection"]) == (408, "close")
+    assert client.session.idle
+    assert client.session.hurry == 0
+    assert client.send(b"st: x\r\n\r\n" + OK) == b""
+
+
+def test_a_session_is_freed_without_the_garbage_collector() -> None:
+    class Watched(WebSession):
+        __slots__ = ("__weakref__",)
+
+    gc.disable()
+    try:
+        session = Watched(SERVICE, SERVICE.options)
+        assert len(session.receive(memoryview(OK))) == 1
+        gone = weakref.ref(session)
+        del session
+        assert gone() is None
+    finally:
+        gc.enable()
