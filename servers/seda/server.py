@@ -7,9 +7,11 @@ of a step's stage runs that one step on every request of its batch; what the
 step returns decides to which stage the request goes next, and a request whose
 reply is ready sends its connection to the write stage.
 
-A full queue makes the stages before it wait, back to the read stage, which
-then reads no more: TCP's window closes, and the clients wait where it costs
-the server nothing.
+Load conditioning.  A service that can say no (`Service.reject`) has requests
+turned away where a queue is full, and at the entry, when the 90th percentile
+of the response time exceeds its target.  For one that cannot, a full queue
+makes the stages before it wait, back to the read stage, which then reads no
+more: TCP's window closes, and the clients wait where it costs us nothing.
 """
 
 from __future__ import annotations
@@ -25,27 +27,64 @@ from servers.architecture import Architecture
 from servers.counters import Counters
 from servers.listener import LINGER_S
 from servers.options import UsageError, option
+from servers.seda.application import CAPACITY, Application, Control, QueueSpec, StageSpec
+from servers.seda.controllers import Admission
+from servers.seda.policies import POLICIES
+from servers.seda.runners import RUNNERS, SCHEDULES
 from servers.seda.sockets import Arrivals, Network, Readiness, StagedConnection
-from servers.seda.stage import BATCH, Stage
-from servers.service import Request, Step
+from servers.seda.stage import BATCH, Dispatch
+from servers.seda.trace import Tracer
+from servers.service import Request, Service, Step
 
-BLOCKING_THREADS = 40
-"""Threads of a stage whose step blocks; the paper's section 3.2 gives its disk as many."""
+BLOCKING_THREADS = 8
+"""Threads that a stage whose step blocks has at first."""
+
+MOST_BLOCKING_THREADS = 40
+"""And at most; the paper's section 3.2 gives its disk as many."""
 
 DRAIN_TICK_S = 0.01
 """How often a server that is stopping looks for connections that came to rest."""
 
+DECISIONS = 50
+"""The last decisions of the controllers that `/stats` tells."""
+
 
 @dataclass(frozen=True)
 class SedaOptions:
-    """Sizes of the stages."""
+    """Who runs the stages, how large they are, which controllers are on."""
 
-    queue_capacity: int = option(4096, "events that may wait for one stage", minimum=1)
-    batch: int = option(BATCH, "events that one thread takes from its queue at a time", minimum=1)
+    run: str = option(
+        "pools", "who runs the stages: a pool of threads each, a few shared threads, or direct "
+        "calls on one thread", choices=RUNNERS,
+    )  # fmt: skip
+    shared_threads: int = option(1, "threads that --run shared has for all stages", minimum=1)
+    schedule: str = option(
+        "downstream", "which stage --run shared runs next", choices=tuple(SCHEDULES)
+    )
     threads: str = option(
-        "", "threads of stages, such as read=2,write=2 (default: one each, "
+        "", "threads of stages under --run pools, such as read=2,write=2 (default: one each, "
         f"{BLOCKING_THREADS} where the step blocks)", metavar="STAGE=N,...",
     )  # fmt: skip
+    queue_capacity: int = option(CAPACITY, "events that may wait for one stage", minimum=1)
+    queue_policy: str = option(
+        "auto", "what a full queue does; auto: reject where the service can say no, else block",
+        choices=("auto", *POLICIES),
+    )  # fmt: skip
+    batch: int | None = option(
+        None, f"events handled in one turn, at most (default: {BATCH}, or what the queue holds)",
+        minimum=1, metavar="N",
+    )  # fmt: skip
+    pool_controller: bool = option(True, "size the pools of stages that block (SOSP 2001)")
+    batch_controller: bool = option(True, "adapt the batches (SOSP 2001)")
+    admission_controller: bool = option(
+        True, "turn requests away when they take too long (USITS 2003)"
+    )
+    admission_target_ms: float = option(
+        100.0, "90th percentile of the response time that admission control aims at", minimum=0.1
+    )
+    trace: str = option("", "write the paths of sampled requests to FILE (Chrome trace JSON)",
+                        metavar="FILE")  # fmt: skip
+    trace_every: int = option(1, "of the sampled requests, follow every N-th", minimum=1)
 
 
 class Seda(Architecture):
@@ -56,60 +95,93 @@ class Seda(Architecture):
     Options = SedaOptions
     options: SedaOptions
 
-    def run(self) -> None:
+    def build(self) -> None:
+        """Make the application; nothing runs yet."""
+        options = self.options
         self._local = threading.local()
-        self._build()
-        try:
-            for stage in reversed(self.stages):  # consumers first
-                stage.start()
-        except RuntimeError:
-            raise UsageError(
-                f"the system gives no thread for the stage {stage.name!r}; "
-                "raise the limit on processes (ulimit -u) or ask for fewer with --threads"
-            ) from None
-        self._watch()
-        self._drain()
-
-    def _build(self) -> None:
-        """The stages, in the order in which a request meets them."""
+        self._tracer = Tracer(options.trace, options.trace_every) if options.trace else None
+        self._can_reject = type(self.service).reject is not Service.reject
         steps = self.service.steps()
-        blocking = [name for name, step in steps.items() if getattr(step, "blocking", False)]
+        self._stage_of = {step: name for name, step in steps.items()}
         names = ["accept", "read", *steps, "write"]
-        threads = dict.fromkeys(names, 1) | dict.fromkeys(blocking, BLOCKING_THREADS)
-        threads |= parse_threads(self.options.threads, names)
-
-        def queued(name: str, handler: Callable[[Sequence[Any]], None]) -> Stage[Any]:
-            stage, self._put[name] = Stage.queued(
-                name, handler, capacity=self.options.queue_capacity, **size(name)
-            )
-            return stage
-
-        def size(name: str) -> dict[str, int]:
-            return {"threads": threads[name], "batch": self.options.batch}
-
-        self._put: dict[str, Callable[[Sequence[Any]], object]] = {}
-        self.readiness = Readiness(readers=threads["read"])
+        given = parse_threads(options.threads, names)
+        self.readiness = Readiness(readers=given.get("read", 1))
         self.network = network = Network(
             self.readiness, self.service.session, self._counters, self.max_connections,
             self.server.max_unsent, self.server.receive_bytes,
         )  # fmt: skip
+        network.enter = self._enter
+        network.answered = self._answered
+        self.admission: Admission | None = None
+        if options.admission_controller and self._can_reject:
+            self.admission = Admission("read", options.admission_target_ms / 1e3)
+        policy = options.queue_policy
+        if policy == "auto":
+            policy = "reject" if self._can_reject else "block"
+        batch = options.batch or min(BATCH, options.queue_capacity)
+        queue = QueueSpec(options.queue_capacity, policy, on_drop=self._dropped)
+        edges = step_edges(self.service)
+
+        def spec(name: str, handler: Any, **more: Any) -> StageSpec:
+            more.setdefault("threads", given.get(name, 1))
+            return StageSpec(name, handler, batch=batch, **more)
+
+        def step_spec(name: str, step: Step) -> StageSpec:
+            blocking = getattr(step, "blocking", False)
+            return spec(
+                name, self._run_step(name, step), to=edges[name], queue=queue, blocking=blocking,
+                threads=given.get(name, BLOCKING_THREADS if blocking else 1),
+                most_threads=MOST_BLOCKING_THREADS if blocking else None,
+                on_fault=self._faulted,
+            )  # fmt: skip
+
         arrivals = Arrivals(self.listener, self._accept_failed)
-        self.stages: list[Stage[Any]] = [
-            Stage("accept", network.accept, arrivals, **size("accept")),
-            Stage("read", network.read, self.readiness, **size("read")),
-            *(queued(name, self._run_step(step)) for name, step in steps.items()),
-            queued("write", network.write),
-        ]
-        self._enter = {step: self._put[name] for name, step in steps.items()}
-        network.enter = self._dispatch
-        network.reply = self._put["write"]
+        self.application = Application(
+            [
+                spec("accept", network.accept, source=arrivals, to=("read",)),
+                spec("read", network.read, source=self.readiness, to=edges["read"]),
+                *(step_spec(name, step) for name, step in steps.items()),
+                spec("write", network.write, queue=QueueSpec(options.queue_capacity)),
+            ],
+            runner=options.run,
+            shared_threads=options.shared_threads,
+            schedule=options.schedule,
+            control=Control(options.pool_controller, options.batch_controller),
+            controllers=[self.admission] if self.admission else [],
+        )
 
-    def _run_step(self, step: Step) -> Callable[[Sequence[Request]], None]:
+    def run(self) -> None:
+        self.application.start()
+        self._watch()
+        self._drain()
+        if self._tracer:
+            self._tracer.close()
+
+    # -- the handlers around the steps -----------------------------------------------------
+
+    def _enter(self, requests: Sequence[Request], dispatch: Dispatch) -> None:
+        """New requests: a sample is timed, some are turned away, the others enter."""
+        # One a batch is timed, and not always the first, which waits the least.
+        self._local.turn = turn = getattr(self._local, "turn", 0) + 1
+        sample = requests[turn % len(requests)]
+        sample.entered_ns = time.monotonic_ns()
+        if self._tracer and self._tracer.wants():
+            sample.path = []
+        if self.admission:
+            admitted = self.admission.admit(len(requests))
+            if admitted < len(requests):
+                self._reject(requests[admitted:], dispatch)
+                requests = requests[:admitted]
+        self._dispatch(requests, dispatch)
+
+    def _run_step(self, name: str, step: Step) -> Callable[[Sequence[Request], Dispatch], None]:
         """The handler of a step's stage."""
+        tracing = self._tracer is not None
 
-        def handle(requests: Sequence[Request]) -> None:
+        def handle(requests: Sequence[Request], dispatch: Dispatch) -> None:
             onward: list[Request] = []
             finished: list[StagedConnection] = []
+            begin_ns = time.monotonic_ns() if tracing else 0
             for request in requests:
                 try:
                     following = step(request)
@@ -117,6 +189,8 @@ class Seda(Architecture):
                     self._counters().errors["handler"] += 1
                     self.service.fail(request, error)
                     following = None
+                if tracing and request.path is not None:
+                    request.path.append((name, begin_ns, time.monotonic_ns()))
                 if following is None:
                     request.done = True
                     finished.append(request.connection)
@@ -124,19 +198,64 @@ class Seda(Architecture):
                     request.step = following
                     onward.append(request)
             if finished:
-                self._put["write"](finished)
+                dispatch("write", finished)
             if onward:
-                self._dispatch(onward)
+                self._dispatch(onward, dispatch)
 
         return handle
 
-    def _dispatch(self, requests: Sequence[Request]) -> None:
+    def _dispatch(self, requests: Sequence[Request], dispatch: Dispatch) -> None:
         """Send each request to the stage of its next step, together with its likes."""
-        batches: dict[Step, list[Request]] = {}
+        if not requests:
+            return
+        stage_of = self._stage_of
+        step = requests[0].step
         for request in requests:
-            batches.setdefault(request.step, []).append(request)
-        for step, batch in batches.items():
-            self._enter[step](batch)
+            if request.step is not step:
+                break
+        else:  # nearly always: all to the same stage
+            lost = dispatch(stage_of[step], requests)
+            if lost:
+                self._reject(lost, dispatch)
+            return
+        batches: dict[str, list[Request]] = {}
+        for request in requests:
+            batches.setdefault(stage_of[request.step], []).append(request)
+        for name, batch in batches.items():
+            if lost := dispatch(name, batch):
+                self._reject(lost, dispatch)
+
+    def _reject(self, requests: Sequence[Request], dispatch: Dispatch) -> None:
+        """Answer what is not done: 503, or whatever the service says."""
+        for request in requests:
+            self.service.reject(request)
+            request.entered_ns = 0  # how long a refusal takes is not a response time
+            request.done = True
+        self._counters().rejected += len(requests)
+        dispatch("write", [request.connection for request in requests])
+
+    def _dropped(self, requests: Sequence[Request]) -> None:
+        self._reject(requests, self.application.put)
+
+    def _faulted(self, requests: Sequence[Request], error: Exception) -> None:
+        """A handler raised outside its steps: answer those of its batch that have no reply."""
+        undone = [request for request in requests if not request.done]
+        for request in undone:
+            self.service.fail(request, error)
+            request.done = True
+        self._counters().errors["handler"] += len(undone)
+        self.application.put("write", [request.connection for request in undone])
+
+    def _answered(self, sampled: Sequence[Request]) -> None:
+        now_ns = time.monotonic_ns()
+        if self.admission:
+            self.admission.responded([now_ns - request.entered_ns for request in sampled])
+        if self._tracer:
+            for request in sampled:
+                if request.path is not None:
+                    begin_ns = request.path[-1][2] if request.path else request.entered_ns
+                    request.path.append(("write", begin_ns, now_ns))
+                    self._tracer.finish(request)
 
     def _counters(self) -> Counters:
         """The calling thread's own block."""
@@ -149,14 +268,18 @@ class Seda(Architecture):
     def _accept_failed(self) -> None:
         self._counters().errors["accept"] += 1
 
+    # -- the main thread -------------------------------------------------------------------
+
     def _watch(self) -> None:
-        """The main thread while the stages serve: time-outs, until the signal comes."""
+        """While the stages serve: time-outs, until the signal comes."""
         server = self.server
         tick_s = min(0.25, server.idle_timeout_s / 4, server.send_timeout_s / 4)
         wakeup = select.poll()
         wakeup.register(self.wakeup, select.POLLIN)
         while not wakeup.poll(max(1, int(tick_s * 1e3))):
             self._end_overdue()
+            if self._tracer:
+                self._tracer.write()
 
     def _end_overdue(self) -> None:
         now_ns = time.monotonic_ns()
@@ -175,8 +298,7 @@ class Seda(Architecture):
         """Stop accepting; let what is in flight come to its end; then the stages, in order."""
         deadline_s = time.monotonic() + self.server.grace_s
         self.network.stopping = True
-        self.stages[0].close()
-        self.stages[0].join(LINGER_S)
+        self.application.stages[0].source.close()
         self.listener.close()
         while self._connections() and time.monotonic() < deadline_s:
             self._end_overdue()
@@ -189,12 +311,41 @@ class Seda(Architecture):
         deadline_s = time.monotonic() + LINGER_S
         while self._connections() and time.monotonic() < deadline_s:
             time.sleep(DRAIN_TICK_S)
-        for stage in self.stages[1:]:
-            stage.close()
-            stage.join(max(0.0, deadline_s - time.monotonic()))
+        self.application.drain(max(0.1, deadline_s - time.monotonic()))
+
+    def stats(self) -> dict[str, Any]:
+        found = super().stats()
+        found["runner"] = self.options.run
+        found["decisions"] = self.application.control.decisions(DECISIONS)
+        if self.admission:
+            rate = self.admission.limit
+            found["admission"] = {
+                "target_ms": self.options.admission_target_ms,
+                "limit_per_s": rate,
+                "p90_ms": self.admission.p90_ms,
+            }
+        return found
 
     def describe_stages(self) -> list[dict[str, Any]]:
-        return [stage.describe() for stage in getattr(self, "stages", [])]
+        return self.application.describe()
+
+
+def step_edges(service: Service) -> dict[str, tuple[str, ...]]:
+    """Which stages each step can send to, and `read`: what the code of a step names.
+
+    A step that names no other is where replies are made; a step that no other
+    names is where requests enter.
+    """
+    names = service.step_names()
+    edges: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        code = getattr(service, name).__func__.__code__
+        edges[name] = tuple(n for n in names if n in code.co_names and n != name) or ("write",)
+    named = {target for targets in edges.values() for target in targets}
+    first = getattr(service.first, "__name__", "")
+    entries = tuple(name for name in names if name == first or name not in named)
+    edges["read"] = (*entries, "write")
+    return edges
 
 
 def parse_threads(text: str, names: Sequence[str]) -> dict[str, int]:

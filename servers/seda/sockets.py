@@ -29,6 +29,7 @@ from typing import TypeAlias
 from servers.connection import BROKEN, READABLE, WRITABLE, Connection
 from servers.counters import Counters
 from servers.listener import accept, shut
+from servers.seda.stage import Dispatch
 from servers.service import Request, Session
 
 MOST_IN_FLIGHT = 256
@@ -85,17 +86,20 @@ class Readiness:
     def __len__(self) -> int:
         return 0  # the kernel does not tell
 
-    def take(self, most: int) -> list[Ready] | None:
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def take(self, most: int, timeout_s: float | None = None) -> list[Ready] | None:
         find = self.connections.get
         while True:
             ready: list[Ready] = []
-            for descriptor, events in self._epoll.poll(-1, most):
+            for descriptor, events in self._epoll.poll(timeout_s, most):
                 connection = find(descriptor)
                 if connection is not None:
                     ready.append((connection, events))
                 elif descriptor == self._end:
                     return None
-            if ready:
+            if ready or timeout_s is not None:
                 return ready
 
     def add(self, connection: StagedConnection) -> None:
@@ -137,9 +141,13 @@ class Arrivals:
     def __len__(self) -> int:
         return 0  # the kernel does not tell
 
-    def take(self, most: int) -> list[socket.socket] | None:
+    def fileno(self) -> int:
+        return self._listener.fileno()
+
+    def take(self, most: int, timeout_s: float | None = None) -> list[socket.socket] | None:
         while True:
-            if any(descriptor == self._end for descriptor, _ in self._ready.poll()):
+            timeout_ms = None if timeout_s is None else timeout_s * 1e3
+            if any(descriptor == self._end for descriptor, _ in self._ready.poll(timeout_ms)):
                 return None
             arrived: list[socket.socket] = []
             try:
@@ -148,7 +156,7 @@ class Arrivals:
             except OSError:
                 self._failed()
                 time.sleep(ACCEPT_PAUSE_S)
-            if arrived:
+            if arrived or timeout_s is not None:
                 return arrived
 
     def close(self) -> None:
@@ -169,10 +177,10 @@ class Network:
     ) -> None:
         self.readiness = readiness
         self.stopping = False
-        self.enter: Callable[[Sequence[Request]], None]
+        self.enter: Callable[[Sequence[Request], Dispatch], None]
         """Sends requests to the stages where they enter; set when those exist."""
-        self.reply: Callable[[Sequence[StagedConnection]], object]
-        """Sends connections to the write stage; set when it exists."""
+        self.answered: Callable[[Sequence[Request]], None] | None = None
+        """Told of sampled requests (`entered_ns` is set) when their replies are posted."""
         self._new_session = new_session
         self._counters = counters
         self._most_connections = most_connections
@@ -180,7 +188,7 @@ class Network:
         self._receive_bytes = receive_bytes
         self._local = threading.local()
 
-    def accept(self, sockets: Sequence[socket.socket]) -> None:
+    def accept(self, sockets: Sequence[socket.socket], dispatch: Dispatch) -> None:
         """Handler of the accept stage."""
         counters = self._counters()
         now_ns = time.monotonic_ns()
@@ -192,7 +200,7 @@ class Network:
             self.readiness.add(StagedConnection(sock, self._new_session(), now_ns))
             counters.accepted += 1
 
-    def read(self, ready: Sequence[Ready]) -> None:
+    def read(self, ready: Sequence[Ready], dispatch: Dispatch) -> None:
         """Handler of the read stage: one read from each ready socket, then the requests go on."""
         counters = self._counters()
         try:
@@ -240,9 +248,9 @@ class Network:
             if shared and not connection.closed:
                 self._return(connection, counters)
         if entering:
-            self.enter(entering)
+            self.enter(entering, dispatch)
         if writable:
-            self.reply(writable)
+            dispatch("write", writable)
 
     def _admit(
         self,
@@ -293,22 +301,27 @@ class Network:
             return 0
         return events & connection.interest | events & BROKEN
 
-    def write(self, connections: Sequence[StagedConnection]) -> None:
+    def write(self, connections: Sequence[StagedConnection], dispatch: Dispatch) -> None:
         """Handler of the write stage: send the replies that are next in order."""
         counters = self._counters()
+        sampled: list[Request] = []
         for connection in connections:
             with connection.lock:
                 if connection.closed or connection.doomed is not None:
                     continue
-                self._post(connection, counters)
+                self._post(connection, counters, sampled)
                 try:
                     connection.flush(counters)
                 except OSError:
                     self.doom(connection, "reset")
                     continue
                 self._settle(connection)
+        if sampled and self.answered is not None:
+            self.answered(sampled)
 
-    def _post(self, connection: StagedConnection, counters: Counters) -> None:
+    def _post(
+        self, connection: StagedConnection, counters: Counters, sampled: list[Request]
+    ) -> None:
         pending = connection.pending
         if connection.closing:  # nothing follows a last reply
             pending.clear()
@@ -319,6 +332,8 @@ class Network:
                 break
             done += 1
             connection.post(request.reply)
+            if request.entered_ns:
+                sampled.append(request)
             if request.last:
                 connection.closing = True
                 connection.held = None

@@ -1,26 +1,40 @@
-"""A stage: an event handler, an event queue and a thread pool (the paper's Figure 2).
+"""A stage: an event handler and the source of its events (the paper's Figure 2).
 
-The handler is application code: it gets a batch of events, and it controls
-neither the queue nor the threads.  Each thread of the pool repeats: take a
-batch from the queue, call the handler with it.  Whatever has the two methods
-of `Source` can stand in the queue's place, as the kernel's queue of ready
-sockets does for the stages that touch the network.
+The handler is application code: it gets a batch of events, and a way to
+dispatch events to other stages.  It controls neither the queue nor the
+threads: who calls `Stage.turn`, and when, is the runner's part
+(`servers.seda.runners`).  So a stage can be tested alone, with events put in
+by hand, and with no thread at all::
+
+    doubled = []
+    stage = Stage("double", lambda events, dispatch: doubled.extend(2 * e for e in events),
+                  EventQueue(8))
+    stage.source.put([1, 2])
+    stage.turn(stage.tally())        # -> 2; doubled is [2, 4]
+
+Whatever has the methods of `Source` can stand in the queue's place, as the
+kernel's queue of ready sockets does for the stages that touch the network.
 """
 
 from __future__ import annotations
 
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
-
-from servers.seda.queue import EventQueue
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
 
 BATCH = 256
-"""Events a thread takes at most.  64 to 1,024 made no difference at 64 connections and more."""
+"""Events a turn takes at most, unless a controller says otherwise."""
+
+Dispatch: TypeAlias = Callable[[str, Sequence[Any]], Sequence[Any]]
+"""`dispatch(stage, events)` returns the events that were lost, for the caller to answer."""
+
+Handler: TypeAlias = Callable[[Sequence[E], Dispatch], object]
+
+now_ns = time.monotonic_ns
 
 
 class Source(Protocol[E_co]):
@@ -40,115 +54,112 @@ class Source(Protocol[E_co]):
 
     def __len__(self) -> int: ...
 
-    def take(self, most: int) -> Sequence[E_co] | None:
-        """Wait for events; None when there will be no more."""
+    def take(self, most: int, timeout_s: float | None = None) -> Sequence[E_co] | None:
+        """Wait for events: none when the time is over; None when there will be no more."""
 
     def close(self) -> None:
         """Let nothing more in."""
 
 
-class ThreadPool:
-    """A fixed number of threads that all run `work`, each with a tally of its own."""
-
-    def __init__(self, name: str, size: int, work: Callable[[Tally], None]) -> None:
-        self.tallies = [Tally() for _ in range(size)]
-        self._threads = [
-            threading.Thread(target=work, args=(tally,), name=f"{name}-{number}", daemon=True)
-            for number, tally in enumerate(self.tallies)
-        ]
-
-    def __len__(self) -> int:
-        return sum(thread.is_alive() for thread in self._threads)
-
-    def start(self) -> None:
-        """Raises RuntimeError if the system gives us no more threads."""
-        for thread in self._threads:
-            thread.start()
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for the threads to end; False if some has not in time."""
-        deadline_s = time.monotonic() + timeout_s
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline_s - time.monotonic()))
-        return not len(self)
-
-
 class Tally:
-    """What one thread of a pool has done.  It alone writes, so there is no lock."""
+    """What one thread has done for a stage.  It alone writes, so there is no lock."""
 
-    __slots__ = ("batches", "events", "faults")
+    __slots__ = ("batches", "busy_ns", "events", "faults")
 
     def __init__(self) -> None:
         self.batches = 0
         self.events = 0
         self.faults = 0
+        self.busy_ns = 0
+
+
+def _nowhere(stage: str, events: Sequence[Any]) -> Sequence[Any]:
+    """Dispatch of a stage that stands alone: everything is lost."""
+    return events
 
 
 class Stage(Generic[E]):
-    """`handler` is called with every batch that `source` yields, by `threads` threads."""
+    """One handler and its events.  `batch` may be changed at any time, by a controller."""
 
     def __init__(
         self,
         name: str,
-        handler: Callable[[Sequence[E]], None],
+        handler: Handler[E],
         source: Source[E],
         *,
-        threads: int = 1,
         batch: int = BATCH,
+        dispatch: Dispatch = _nowhere,
+        on_fault: Callable[[Sequence[E], Exception], object] | None = None,
     ) -> None:
         self.name = name
         self.source = source
+        self.batch = batch
+        self.dispatch = dispatch
         self._handler = handler
-        self._batch = batch
-        self._pool = ThreadPool(name, threads, self._work)
+        self._on_fault = on_fault
+        self._tallies: list[Tally] = []
+        self._free: deque[Tally] = deque()
 
-    @classmethod
-    def queued(
-        cls, name: str, handler: Callable[[Sequence[E]], None], *, capacity: int, **how: Any
-    ) -> tuple[Stage[E], Callable[[Sequence[E]], Sequence[E]]]:
-        """A stage with an `EventQueue`, and the function that puts events into it."""
-        events: EventQueue[E] = EventQueue(capacity)
-        return cls(name, handler, events, **how), events.put
+    def tally(self) -> Tally:
+        """A tally for the calling thread alone, until it gives it back."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            self._tallies.append(tally := Tally())
+            return tally
 
-    def start(self) -> None:
-        self._pool.start()
+    def give_back(self, tally: Tally) -> None:
+        self._free.append(tally)
 
-    def close(self) -> None:
-        """Let no further events in; those inside are still handled."""
-        self.source.close()
+    def turn(self, tally: Tally, timeout_s: float | None = 0) -> int | None:
+        """Take one batch and handle it; how many events it had, None when there are no more."""
+        events = self.source.take(self.batch, timeout_s)
+        if not events:
+            return None if events is None else 0
+        self.handle(events, tally)
+        return len(events)
 
-    def join(self, timeout_s: float) -> bool:
-        """Wait until all events are handled; False if that took too long."""
-        return self._pool.join(timeout_s)
+    def handle(self, events: Sequence[E], tally: Tally) -> None:
+        """Call the handler.  A fault costs this batch, never the stage."""
+        begin_ns = now_ns()
+        try:
+            self._handler(events, self.dispatch)
+        except Exception as error:
+            tally.faults += 1
+            if self._on_fault is not None:
+                self._on_fault(events, error)
+        tally.busy_ns += now_ns() - begin_ns
+        tally.batches += 1
+        tally.events += len(events)
 
-    def _work(self, tally: Tally) -> None:
-        """What a thread of the pool does all its life."""
-        take = self.source.take
-        handle = self._handler
-        most = self._batch
-        while (events := take(most)) is not None:
-            try:
-                handle(events)
-            except Exception:  # the batch is lost, the stage is not
-                tally.faults += 1
-            tally.batches += 1
-            tally.events += len(events)
+    @property
+    def events_out(self) -> int:
+        return sum(tally.events for tally in self._tallies)
+
+    @property
+    def cost_ns(self) -> float:
+        """What an event has cost so far, on average; 0 before the first."""
+        events = self.events_out
+        return sum(tally.busy_ns for tally in self._tallies) / events if events else 0.0
 
     def describe(self) -> dict[str, Any]:
-        """For `/stats`; takes no lock."""
+        """For `/stats`; takes no lock.  Sums of times are since the start."""
         source = self.source
-        tallies = self._pool.tallies
-        events_out = sum(tally.events for tally in tallies)
+        tallies = self._tallies
+        events_out = self.events_out
         events_in = source.events_in
+        waited_ns = getattr(source, "waited_ns", None)
         return {
             "name": self.name,
             "queue_length": len(source),
             "queue_capacity": source.capacity,
-            "threads": len(self._pool),
+            "batch": self.batch,
             "batches": sum(tally.batches for tally in tallies),
             "events_in": events_out if events_in is None else events_in,
             "events_out": events_out,
             "dropped": source.dropped,
+            "losses": dict(getattr(source, "losses", {})),
             "faults": sum(tally.faults for tally in tallies),
+            "wait_s": waited_ns() / 1e9 if waited_ns else None,
+            "busy_s": sum(tally.busy_ns for tally in tallies) / 1e9,
         }

@@ -1,0 +1,204 @@
+"""An application: a graph of named stages, and the choice of who runs them.
+
+It is declared first, as `StageSpec`s; `Application` checks the graph, builds
+the stages and hands them to a runner.  Nothing here knows a socket::
+
+    def parse(lines, dispatch):
+        dispatch("count", [line.split() for line in lines])
+
+    def count(words, dispatch):
+        found.extend(map(len, words))
+
+    with Application([
+        StageSpec("parse", parse, to=("count",), queue=QueueSpec(policy="reject")),
+        StageSpec("count", count, threads=2),
+    ]) as application:
+        application.put("parse", ["a line", "and another"])
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from servers.options import UsageError
+from servers.seda.controllers import Batching, ControlThread, Controller, PoolSize
+from servers.seda.policies import Policy
+from servers.seda.queue import EventQueue
+from servers.seda.runners import RUNNERS, DirectCalls, PoolPerStage, Runner, SharedThreads
+from servers.seda.stage import BATCH, Handler, Source, Stage
+
+CAPACITY = 4096
+"""Events that may wait for a stage, unless it says otherwise."""
+
+
+@dataclass(frozen=True)
+class QueueSpec:
+    """The arguments of an `EventQueue`, before there is one."""
+
+    capacity: int = CAPACITY
+    policy: Policy | str = "block"
+    accepts: Callable[[Any], bool] | None = None
+    order: Callable[[Any], int] | None = None
+    on_drop: Callable[[Sequence[Any]], None] | None = None
+    at_least: int = 1
+    within_s: float = 0.0
+
+    def make(self) -> EventQueue[Any]:
+        return EventQueue(
+            self.capacity, self.policy, accepts=self.accepts, order=self.order,
+            on_drop=self.on_drop, at_least=self.at_least, within_s=self.within_s,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage, declared."""
+
+    name: str
+    handler: Handler[Any]
+    to: tuple[str, ...] = ()
+    """The stages that the handler dispatches to."""
+    queue: QueueSpec = field(default_factory=QueueSpec)
+    source: Source[Any] | None = None
+    """Where events come from instead of a queue."""
+    threads: int = 1
+    batch: int = BATCH
+    blocking: bool = False
+    """The handler may wait; more threads let more of it wait at once."""
+    most_threads: int | None = None
+    """The pool controller may go as far; None: the pool's size is fixed."""
+    on_fault: Callable[[Sequence[Any], Exception], object] | None = None
+    """Gets the events of a batch whose handler raised."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """Which controllers of the stages are on."""
+
+    pool_size: bool = True
+    batching: bool = True
+
+
+def check_graph(specs: Sequence[StageSpec]) -> None:
+    """Raises UsageError for a graph that cannot be."""
+    names = [spec.name for spec in specs]
+    for spec in specs:
+        if names.count(spec.name) > 1:
+            raise UsageError(f"two stages are called {spec.name!r}; give each a name of its own")
+        for target in spec.to:
+            if target not in names:
+                raise UsageError(
+                    f"stage {spec.name!r} sends to {target!r}, which is no stage; "
+                    f"there are {', '.join(names)}"
+                )
+        if spec.threads < 1:
+            raise UsageError(f"stage {spec.name!r} needs at least one thread")
+        if spec.batch < 1:
+            raise UsageError(f"stage {spec.name!r} needs a batch of at least one event")
+        if spec.source is None and spec.queue.capacity < spec.batch:
+            raise UsageError(
+                f"the queue of stage {spec.name!r} holds {spec.queue.capacity} events, less than "
+                f"its batch of {spec.batch}; make it larger or the batch smaller"
+            )
+    if not specs:
+        raise UsageError("an application needs a stage")
+
+
+class Application:
+    """Stages that run.  As a context manager it starts, and at the end drains."""
+
+    def __init__(
+        self,
+        specs: Sequence[StageSpec],
+        *,
+        runner: str = "pools",
+        shared_threads: int = 1,
+        schedule: str = "downstream",
+        control: Control | None = None,
+        controllers: Sequence[Controller] = (),
+        drain_s: float = 10.0,
+    ) -> None:
+        check_graph(specs)
+        self.specs = tuple(specs)
+        self._drain_s = drain_s
+        self.stages: list[Stage[Any]] = [
+            Stage(
+                spec.name, spec.handler, spec.source or spec.queue.make(),
+                batch=spec.batch, on_fault=spec.on_fault,
+            )
+            for spec in specs
+        ]  # fmt: skip
+        self.runner = self._make_runner(runner, shared_threads, schedule)
+        self.control = ControlThread([*self._stage_controllers(control or Control()), *controllers])
+
+    def _make_runner(self, runner: str, shared_threads: int, schedule: str) -> Runner:
+        match runner:
+            case "pools":
+                return PoolPerStage(self.stages, {spec.name: spec.threads for spec in self.specs})
+            case "shared":
+                return SharedThreads(self.stages, shared_threads, schedule)
+            case "direct":
+                return DirectCalls(self.stages)
+        raise UsageError(f"there is no runner {runner!r}; there are {', '.join(RUNNERS)}")
+
+    def _stage_controllers(self, control: Control) -> list[Controller]:
+        if not isinstance(self.runner, PoolPerStage):
+            return []  # no pool to size; and a batch is whatever has come
+        found: list[Controller] = []
+        for spec, stage in zip(self.specs, self.stages, strict=True):
+            if control.pool_size and spec.most_threads is not None:
+                pool = self.runner.pools[spec.name]
+                found.append(
+                    PoolSize(stage, pool, threshold=2 * spec.threads, most=spec.most_threads)
+                )
+            if control.batching and spec.source is None:
+                found.append(Batching(stage))
+        return found
+
+    def put(self, stage: str, events: Sequence[Any]) -> Sequence[Any]:
+        """Send events in from outside; returns those that were lost."""
+        return self.runner.dispatch(stage, events)
+
+    def start(self) -> None:
+        """Raises UsageError if the system gives too few threads."""
+        try:
+            self.runner.start()
+        except RuntimeError:
+            raise UsageError(
+                "the system gives too few threads for the stages; "
+                "raise the limit on processes (ulimit -u) or ask for fewer"
+            ) from None
+        self.control.start()
+
+    def drain(self, within_s: float | None = None) -> bool:
+        """Close the stages in order, each when those before it are done.
+
+        False if that took longer than `within_s` and events may be left.
+        """
+        self.control.stop()
+        return self.runner.drain(
+            time.monotonic() + (self._drain_s if within_s is None else within_s)
+        )
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.drain()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every stage, for `/stats`."""
+        return [
+            {**stage.describe(), "threads": self.runner.threads(stage), "to": list(spec.to)}
+            for spec, stage in zip(self.specs, self.stages, strict=True)
+        ]
