@@ -54,10 +54,10 @@ class Request:
     """One request of one connection and, in the end, its reply.
 
     A service subclasses it with what it parsed.  The architecture owns
-    `connection`, `done`, `entered_ns` and `path`; a service leaves them alone.
+    `connection`, `done`, `entered_ns` and `trail`; a service leaves them alone.
     """
 
-    __slots__ = ("connection", "done", "entered_ns", "last", "path", "reply", "step")
+    __slots__ = ("connection", "done", "entered_ns", "last", "reply", "step", "trail")
 
     step: Step
     """The step to run next; a session sets it to the step where the request enters."""
@@ -73,7 +73,7 @@ class Request:
         self.connection: Any = None
         self.done = False
         self.entered_ns = 0  # of a sample of requests: when they came in
-        self.path: list[tuple[str, int, int]] | None = None  # of traced ones: stage, from, to
+        self.trail: list[tuple[str, int, int]] | None = None  # of traced ones: stage, from, to
 
 
 Step: TypeAlias = Callable[[Any], Any]

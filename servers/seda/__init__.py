@@ -1,12 +1,36 @@
 """Staged event-driven architecture: stages joined by explicit queues.
 
-Read in this order: `queue` (the event queue), `stage` (a handler, a queue and
-a thread pool), `sockets` (accept, read and write as stages), `server` (a
-service's steps as stages between them).  The first two know no socket and no
-service: they are a library for one's own applications.
+Read in this order: `queue` and `policies` (the event queue, and what a full
+one does), `stage` (a handler and the source of its events), `runners` (who
+calls the handlers, on which thread), `controllers` (what adjusts stages while
+they run), `application` (a graph of stages, declared).  None of them knows a
+socket or a service: they are a library for applications of one's own, see
+docs/seda.md.  Then `sockets` (accept, read and write as stages) and `server`
+(a service's steps as stages between them), with `trace` and `graph` to look
+inside.
 """
 
+from servers.seda.application import Application, Control, QueueSpec, StageSpec
+from servers.seda.controllers import Admission, Batching, Controller, Decision, PoolSize
+from servers.seda.policies import POLICIES, Policy, Priorities
 from servers.seda.queue import EventQueue
-from servers.seda.stage import Source, Stage
+from servers.seda.stage import Dispatch, Source, Stage
 
-__all__ = ["EventQueue", "Source", "Stage"]
+__all__ = [
+    "POLICIES",
+    "Admission",
+    "Application",
+    "Batching",
+    "Control",
+    "Controller",
+    "Decision",
+    "Dispatch",
+    "EventQueue",
+    "Policy",
+    "PoolSize",
+    "Priorities",
+    "QueueSpec",
+    "Source",
+    "Stage",
+    "StageSpec",
+]

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from servers.options import UsageError
-from servers.seda.controllers import Batching, ControlThread, Controller, PoolSize
+from servers.seda.controllers import Batching, Controller, ControlThread, PoolSize
 from servers.seda.policies import Policy
 from servers.seda.queue import EventQueue
 from servers.seda.runners import RUNNERS, DirectCalls, PoolPerStage, Runner, SharedThreads
@@ -127,7 +127,8 @@ class Application:
         self._drain_s = drain_s
         self.stages: list[Stage[Any]] = [
             Stage(
-                spec.name, spec.handler, spec.source or spec.queue.make(),
+                spec.name, spec.handler,
+                spec.queue.make() if spec.source is None else spec.source,
                 batch=spec.batch, on_fault=spec.on_fault,
             )
             for spec in specs

@@ -229,6 +229,16 @@ class Admission(Controller):
     def rate(self) -> float:
         return self.bucket.rate
 
+    @property
+    def limit(self) -> float | None:
+        """Requests a second that may enter; None: as many as come."""
+        return None if self._unlimited else self.bucket.rate
+
+    @property
+    def p90_ms(self) -> float | None:
+        """The smoothed 90th percentile of the response time; None before the first sample."""
+        return None if self._smoothed_s is None else self._smoothed_s * 1e3
+
     def admit(self, wanted: int) -> int:
         """At the entry: how many of `wanted` requests may enter."""
         if self._unlimited:
@@ -272,12 +282,14 @@ class Admission(Controller):
         elif error < self.CALM and not self._unlimited:
             if admitted_rate < 0.5 * self.rate:
                 self._unlimited = True  # the load is gone: nothing to hold back
-                self.record(self.rate, float("inf"), "the limit is far above the load")
+                self.record(self.rate, self.rate, "no limit: it is far above the load")
             else:
                 self._set(self.rate * (1 + self.INCREASE * -error * 2), self._smoothed_s)
 
     def _set(self, rate: float, smoothed_s: float) -> None:
-        self.record(self.rate, rate, f"p90 {smoothed_s * 1e3:.1f} ms, target {self.target_s * 1e3:g}")
+        self.record(
+            self.rate, rate, f"p90 {smoothed_s * 1e3:.1f} ms, target {self.target_s * 1e3:g} ms"
+        )
         self.bucket.rate = rate
         self.bucket.depth = max(1.0, rate * 0.01)
 
@@ -314,4 +326,3 @@ class ControlThread:
         found = [d for controller in self.controllers for d in list(controller.decisions)[-most:]]
         found.sort(key=lambda decision: decision.time_ns)
         return [asdict(decision) for decision in found[-most:]]
-

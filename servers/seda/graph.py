@@ -17,9 +17,7 @@ def dot(title: str, stages: Sequence[dict[str, Any]]) -> str:
     for stage in stages:
         more = ', fillcolor="#fdf0d5"' if stage.get("blocking") else ""
         lines.append(f'  "{stage["name"]}" [label="{stage["name"]}\\n{_caption(stage)}"{more}];')
-    lines += [
-        f'  "{stage["name"]}" -> "{target}";' for stage in stages for target in stage["to"]
-    ]
+    lines += [f'  "{stage["name"]}" -> "{target}";' for stage in stages for target in stage["to"]]
     return "\n".join([*lines, "}", ""])
 
 

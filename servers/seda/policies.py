@@ -138,4 +138,3 @@ class Priorities(Generic[E]):
     def clear(self) -> None:
         for level in self._levels:
             level.clear()
-

@@ -135,9 +135,7 @@ class PoolPerStage(Runner):
     def __init__(self, stages: Sequence[AnyStage], threads: Mapping[str, int]) -> None:
         super().__init__(stages)
         self.pools = {s.name: ThreadPool(s, threads.get(s.name, 1)) for s in stages}
-        self._put = {
-            s.name: s.source.put for s in stages if isinstance(s.source, EventQueue)
-        }
+        self._put = {s.name: s.source.put for s in stages if isinstance(s.source, EventQueue)}
 
     def dispatch(self, stage: str, events: Sequence[Any]) -> Sequence[Any]:
         return self._put[stage](events)
@@ -302,9 +300,7 @@ class SharedThreads(Runner):
     def __init__(self, stages: Sequence[AnyStage], threads: int = 1, schedule: str = "downstream"):
         super().__init__(stages)
         if schedule not in SCHEDULES:
-            raise UsageError(
-                f"there is no schedule {schedule!r}; there are {', '.join(SCHEDULES)}"
-            )
+            raise UsageError(f"there is no schedule {schedule!r}; there are {', '.join(SCHEDULES)}")
         self._choose = SCHEDULES[schedule]
         self._queued = [stage for stage in stages if isinstance(stage.source, EventQueue)]
         self._waiter = _Waiter(stages)

@@ -17,6 +17,7 @@ more: TCP's window closes, and the clients wait where it costs us nothing.
 from __future__ import annotations
 
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from typing import Any
 
 from servers.architecture import Architecture
 from servers.counters import Counters
-from servers.listener import LINGER_S
+from servers.listener import LINGER_S, ServerOptions
 from servers.options import UsageError, option
 from servers.seda.application import CAPACITY, Application, Control, QueueSpec, StageSpec
 from servers.seda.controllers import Admission
@@ -95,7 +96,13 @@ class Seda(Architecture):
     Options = SedaOptions
     options: SedaOptions
 
-    def build(self) -> None:
+    def __init__(
+        self, service: Service, listener: socket.socket, server: ServerOptions, options: Any
+    ) -> None:
+        super().__init__(service, listener, server, options)
+        self._build()
+
+    def _build(self) -> None:
         """Make the application; nothing runs yet."""
         options = self.options
         self._local = threading.local()
@@ -166,7 +173,7 @@ class Seda(Architecture):
         sample = requests[turn % len(requests)]
         sample.entered_ns = time.monotonic_ns()
         if self._tracer and self._tracer.wants():
-            sample.path = []
+            sample.trail = []
         if self.admission:
             admitted = self.admission.admit(len(requests))
             if admitted < len(requests):
@@ -189,8 +196,8 @@ class Seda(Architecture):
                     self._counters().errors["handler"] += 1
                     self.service.fail(request, error)
                     following = None
-                if tracing and request.path is not None:
-                    request.path.append((name, begin_ns, time.monotonic_ns()))
+                if tracing and request.trail is not None:
+                    request.trail.append((name, begin_ns, time.monotonic_ns()))
                 if following is None:
                     request.done = True
                     finished.append(request.connection)
@@ -252,9 +259,9 @@ class Seda(Architecture):
             self.admission.responded([now_ns - request.entered_ns for request in sampled])
         if self._tracer:
             for request in sampled:
-                if request.path is not None:
-                    begin_ns = request.path[-1][2] if request.path else request.entered_ns
-                    request.path.append(("write", begin_ns, now_ns))
+                if request.trail is not None:
+                    begin_ns = request.trail[-1][2] if request.trail else request.entered_ns
+                    request.trail.append(("write", begin_ns, now_ns))
                     self._tracer.finish(request)
 
     def _counters(self) -> Counters:
@@ -318,10 +325,9 @@ class Seda(Architecture):
         found["runner"] = self.options.run
         found["decisions"] = self.application.control.decisions(DECISIONS)
         if self.admission:
-            rate = self.admission.limit
             found["admission"] = {
                 "target_ms": self.options.admission_target_ms,
-                "limit_per_s": rate,
+                "limit_per_s": self.admission.limit,
                 "p90_ms": self.admission.p90_ms,
             }
         return found

@@ -97,6 +97,7 @@ class Stage(Generic[E]):
         self.dispatch = dispatch
         self._handler = handler
         self._on_fault = on_fault
+        self._last_fault: str | None = None
         self._tallies: list[Tally] = []
         self._free: deque[Tally] = deque()
 
@@ -126,6 +127,7 @@ class Stage(Generic[E]):
             self._handler(events, self.dispatch)
         except Exception as error:
             tally.faults += 1
+            self._last_fault = f"{type(error).__name__}: {error}"
             if self._on_fault is not None:
                 self._on_fault(events, error)
         tally.busy_ns += now_ns() - begin_ns
@@ -160,6 +162,7 @@ class Stage(Generic[E]):
             "dropped": source.dropped,
             "losses": dict(getattr(source, "losses", {})),
             "faults": sum(tally.faults for tally in tallies),
+            "last_fault": self._last_fault,
             "wait_s": waited_ns() / 1e9 if waited_ns else None,
             "busy_s": sum(tally.busy_ns for tally in tallies) / 1e9,
         }

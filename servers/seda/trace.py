@@ -55,7 +55,7 @@ class Tracer:
             request = self._finished.popleft()
             self._rows += 1
             before_ns = request.entered_ns
-            for stage, begin_ns, end_ns in request.path or ():
+            for stage, begin_ns, end_ns in request.trail or ():
                 self._bar(f"wait for {stage}", "queue", before_ns, begin_ns)
                 self._bar(stage, "service", begin_ns, end_ns)
                 before_ns = end_ns
