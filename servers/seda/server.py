@@ -15,6 +15,7 @@ the server nothing.
 from __future__ import annotations
 
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,14 +24,17 @@ from typing import Any
 
 from servers.architecture import Architecture
 from servers.counters import Counters
-from servers.listener import LINGER_S
+from servers.listener import LINGER_S, ServerOptions
 from servers.options import UsageError, option
 from servers.seda.sockets import Arrivals, Network, Readiness, StagedConnection
 from servers.seda.stage import BATCH, Stage
-from servers.service import Request, Step
+from servers.service import Request, Service, Step
 
 BLOCKING_THREADS = 40
 """Threads of a stage whose step blocks; the paper's section 3.2 gives its disk as many."""
+
+MOST_THREADS = 10_000
+"""Of one stage; the purpose is that a slip of the finger does not take the machine."""
 
 DRAIN_TICK_S = 0.01
 """How often a server that is stopping looks for connections that came to rest."""
@@ -56,9 +60,14 @@ class Seda(Architecture):
     Options = SedaOptions
     options: SedaOptions
 
-    def run(self) -> None:
+    def __init__(
+        self, service: Service, listener: socket.socket, server: ServerOptions, options: SedaOptions
+    ) -> None:
+        super().__init__(service, listener, server, options)
         self._local = threading.local()
         self._build()
+
+    def run(self) -> None:
         try:
             for stage in reversed(self.stages):  # consumers first
                 stage.start()
@@ -194,7 +203,7 @@ class Seda(Architecture):
             stage.join(max(0.0, deadline_s - time.monotonic()))
 
     def describe_stages(self) -> list[dict[str, Any]]:
-        return [stage.describe() for stage in getattr(self, "stages", [])]
+        return [stage.describe() for stage in self.stages]
 
 
 def parse_threads(text: str, names: Sequence[str]) -> dict[str, int]:
@@ -204,7 +213,7 @@ def parse_threads(text: str, names: Sequence[str]) -> dict[str, int]:
         name, _, number = part.partition("=")
         if name not in names:
             raise UsageError(f"--threads: there is no stage {name!r}; there are {', '.join(names)}")
-        if not number.isdecimal() or not int(number):
-            raise UsageError(f"--threads: {part!r} is not STAGE=N with N at least 1")
+        if not number.isdecimal() or not 1 <= int(number) <= MOST_THREADS:
+            raise UsageError(f"--threads: {part!r} is not STAGE=N with N from 1 to {MOST_THREADS}")
         threads[name] = int(number)
     return threads
