@@ -55,10 +55,11 @@ class EventLoop(Architecture):
     def limit_connections(self) -> int:
         if self.options.poller != "select":
             return super().limit_connections()
-        return connection_limit(
+        selectable = connection_limit(
             self.server.max_connections, FD_SETSIZE, "the limit of select()",
             "ask for fewer, or use --poller epoll",
         )  # fmt: skip
+        return min(selectable, super().limit_connections())
 
     def run(self) -> None:
         self.poller = POLLERS[self.options.poller]()
