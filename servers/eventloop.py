@@ -127,7 +127,6 @@ class EventLoop(Architecture):
     def _serve(self, connection: Connection, requests: Iterator[Request]) -> None:
         """Take each request through its steps, here and now, and send what comes of it."""
         counters = self.counters
-        service = self.service
         most_unsent = self.server.max_unsent
         while True:
             connection.held = requests
@@ -138,8 +137,7 @@ class EventLoop(Architecture):
                     while step is not None:
                         step = step(request)
                 except Exception as error:  # costs this request only
-                    counters.errors["handler"] += 1
-                    service.fail(request, error)
+                    self.fail(request, error, counters)
                 counters.replies += 1
                 connection.post(request.reply)
                 if request.last:

@@ -123,8 +123,7 @@ class Seda(Architecture):
                 try:
                     following = step(request)
                 except Exception as error:  # costs this request only
-                    self._counters().errors["handler"] += 1
-                    self.service.fail(request, error)
+                    self.fail(request, error, self._counters())
                     following = None
                 if following is None:
                     request.done = True
