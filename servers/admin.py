@@ -7,6 +7,7 @@ neither uses nor waits for anything that serves clients, but the interpreter.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -24,7 +25,7 @@ class Admin:
         listener = bind(host, port, backlog=16)
         listener.setblocking(True)
         self.port: int = listener.getsockname()[1]
-        self._server = HTTPServer(("", 0), _handler(stats), bind_and_activate=False)
+        self._server = _Server(("", 0), _handler(stats), bind_and_activate=False)
         self._server.socket.close()
         self._server.socket = listener
         self._thread = threading.Thread(
@@ -37,6 +38,13 @@ class Admin:
     def stop(self) -> None:
         """Take no more questions.  The thread, a daemon, ends with the process."""
         self._server.server_close()
+
+
+class _Server(HTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away while it was answered is no error of ours."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 def _handler(stats: Stats) -> type[BaseHTTPRequestHandler]:

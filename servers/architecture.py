@@ -13,10 +13,10 @@ from abc import ABC, abstractmethod
 from importlib import import_module
 from typing import Any, ClassVar
 
-from servers.counters import Ledger
+from servers.counters import Counters, Ledger
 from servers.listener import ServerOptions, connection_limit, descriptor_limit
 from servers.options import UsageError
-from servers.service import Service
+from servers.service import Request, Service
 
 
 class Architecture(ABC):
@@ -58,6 +58,15 @@ class Architecture(ABC):
     def stop(self) -> None:
         """Ask `run` to come to an end.  May be called from a signal handler, and twice."""
         os.eventfd_write(self.wakeup, 1)
+
+    def fail(self, request: Request, error: Exception, counters: Counters) -> None:
+        """A step raised: have the service answer; if that fails too, end the connection."""
+        counters.errors["handler"] += 1
+        try:
+            self.service.fail(request, error)
+        except Exception:
+            request.reply = ()
+            request.last = True
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """The stages, for `/stats`; empty where there are none."""

@@ -119,6 +119,8 @@ class Connection:
             self.active = False
             self.since_ns = now_ns
             return None
-        kind = "unread" if self.outbox else "idle"
-        limit_s = options.send_timeout_s if self.outbox else options.idle_timeout_s
+        # Held requests wait until the socket takes more, even if it has taken all so far.
+        unread = self.outbox or self.held is not None
+        kind = "unread" if unread else "idle"
+        limit_s = options.send_timeout_s if unread else options.idle_timeout_s
         return kind if now_ns - self.since_ns > limit_s * 1e9 else None

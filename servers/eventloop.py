@@ -55,10 +55,11 @@ class EventLoop(Architecture):
     def limit_connections(self) -> int:
         if self.options.poller != "select":
             return super().limit_connections()
-        return connection_limit(
+        selectable = connection_limit(
             self.server.max_connections, FD_SETSIZE, "the limit of select()",
             "ask for fewer, or use --poller epoll",
         )  # fmt: skip
+        return min(selectable, super().limit_connections())
 
     def run(self) -> None:
         self.poller = POLLERS[self.options.poller]()
@@ -126,7 +127,6 @@ class EventLoop(Architecture):
     def _serve(self, connection: Connection, requests: Iterator[Request]) -> None:
         """Take each request through its steps, here and now, and send what comes of it."""
         counters = self.counters
-        service = self.service
         most_unsent = self.server.max_unsent
         while True:
             connection.held = requests
@@ -137,8 +137,7 @@ class EventLoop(Architecture):
                     while step is not None:
                         step = step(request)
                 except Exception as error:  # costs this request only
-                    counters.errors["handler"] += 1
-                    service.fail(request, error)
+                    self.fail(request, error, counters)
                 counters.replies += 1
                 connection.post(request.reply)
                 if request.last:

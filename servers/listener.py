@@ -33,10 +33,10 @@ class ServerOptions:
     """What every server can be told, whatever its architecture and service."""
 
     host: str = option("127.0.0.1", "address to listen on; a name, IPv4 or IPv6")
-    port: int = option(8080, "port to listen on; 0 takes a free one", minimum=0)
+    port: int = option(8080, "port to listen on; 0 takes a free one", minimum=0, maximum=65535)
     admin_port: int | None = option(
         None, "serve /stats and /metrics on this port, 0 takes a free one (default: not served)",
-        minimum=0, metavar="PORT",
+        minimum=0, maximum=65535, metavar="PORT",
     )  # fmt: skip
     backlog: int = option(4096, "connections that the kernel may queue for us", minimum=1)
     max_connections: int | None = option(
@@ -59,7 +59,7 @@ class ServerOptions:
         minimum=1024, metavar="BYTES",
     )  # fmt: skip
     receive_bytes: int = option(
-        256 * 1024, "read at most so much at a time", minimum=1, metavar="BYTES"
+        256 * 1024, "read at most so much at a time", minimum=1, maximum=1 << 30, metavar="BYTES"
     )  # fmt: skip
 
 
@@ -97,10 +97,11 @@ def bind(host: str, port: int, backlog: int, receive_buffer: int | None = None) 
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
         raise UsageError(f"cannot find the address of {host!r}; is it spelled right?") from None
-    except OverflowError:
-        raise UsageError(f"{port} is no port; ports go from 0 to 65535") from None
     family, kind, protocol, _, address = found[0]
-    listener = socket.socket(family, kind, protocol)
+    try:
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(_why_not(error, host, port)) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Linux hands these down to the sockets that accept() returns: two

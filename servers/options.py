@@ -16,6 +16,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+MOST = 2**31 - 1
+"""No number is larger unless its option says so: what a C int holds, and 68 years of seconds."""
+
 
 class UsageError(Exception):
     """Something that the person who started the program can put right.
@@ -29,13 +32,20 @@ def option(
     text: str,
     *,
     minimum: float | None = None,
+    maximum: float = MOST,
     choices: Sequence[str] | None = None,
     metavar: str | None = None,
 ) -> Any:
     """A dataclass field that becomes the option `--name-of-the-field`."""
     return dataclasses.field(
         default=default,
-        metadata={"text": text, "minimum": minimum, "choices": choices, "metavar": metavar},
+        metadata={
+            "text": text,
+            "minimum": minimum,
+            "maximum": maximum,
+            "choices": choices,
+            "metavar": metavar,
+        },
     )
 
 
@@ -60,7 +70,8 @@ def add_options(parser: argparse.ArgumentParser, title: str, cls: type[Any]) -> 
         group.add_argument(
             flag, dest=field.name, default=field.default, choices=field.metadata["choices"],
             metavar=field.metadata["metavar"] or ("SECONDS" if field.name.endswith("_s") else None),
-            type=_converter(kind, field.metadata["minimum"]), help=text + shown,
+            type=_converter(kind, field.metadata["minimum"], field.metadata["maximum"]),
+            help=text + shown,
         )  # fmt: skip
 
 
@@ -70,8 +81,8 @@ def take_options(namespace: argparse.Namespace, cls: type[T]) -> T:
     return cls(**{field.name: getattr(namespace, field.name) for field in fields})
 
 
-def _converter(kind: Any, minimum: float | None) -> typing.Callable[[str], Any]:
-    """A converter for one value: its type, not under `minimum`, in the words of a person."""
+def _converter(kind: Any, minimum: float | None, maximum: float) -> typing.Callable[[str], Any]:
+    """A converter for one value: its type, not out of bounds, in the words of a person."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):  # `int | None`
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     if kind is str:
@@ -85,6 +96,8 @@ def _converter(kind: Any, minimum: float | None) -> typing.Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{text!r} is not {name}") from None
         if value != value or (minimum is not None and value < minimum):
             raise argparse.ArgumentTypeError(f"{text} is too small; at least {minimum} is needed")
+        if value > maximum:
+            raise argparse.ArgumentTypeError(f"{text} is too large; at most {maximum} is possible")
         return value
 
     return convert

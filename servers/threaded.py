@@ -58,8 +58,9 @@ class ThreadedOptions:
     """How many threads write, and how large a thread is."""
 
     writers: int = option(
-        0, "hand replies to so many writer threads; 0: a connection's own thread writes", minimum=0
-    )
+        0, "hand replies to so many writer threads; 0: a connection's own thread writes",
+        minimum=0, maximum=10_000,
+    )  # fmt: skip
     stack_kb: int = option(
         256, "address space of a thread's stack; only what it touches costs memory", minimum=32
     )
@@ -68,15 +69,19 @@ class ThreadedOptions:
 class Conversation:
     """One connection and its thread's state."""
 
-    __slots__ = ("abandoned", "closing", "lock", "owed", "session", "sock", "writing")
+    __slots__ = (
+        "abandoned", "closing", "error", "owed", "owed_bytes", "session", "sock", "turn", "writing",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket, session: Session) -> None:
         self.sock = sock
         self.session = session
         self.closing = False  # its last reply is made
+        self.error = ""  # why it ends, when that is no peer's orderly choice
         # With writers only:
-        self.lock: _thread.LockType | None = None
+        self.turn: threading.Condition | None = None  # guards what follows
         self.owed: deque[Request] | None = None  # replies handed over and not yet sent
+        self.owed_bytes = 0  # handed over since the writers had last caught up
         self.writing = False  # a writer has it, or will
         self.abandoned = False  # the reader has left; the writer closes
 
@@ -100,8 +105,6 @@ class Threaded(Architecture):
         self.counters = self.ledger.lease()
         self.large_buffers: deque[bytearray] = deque(maxlen=64)
         self.to_write: queue.SimpleQueue[Conversation] = queue.SimpleQueue()
-        # Like TCP_NODELAY, handed down to every socket that accept() returns.
-        set_kernel_timeouts(self.listener, self.server.idle_timeout_s, self.server.send_timeout_s)
         threading.stack_size(self.options.stack_kb * 1024)
         for started in range(self.options.writers):
             try:
@@ -155,12 +158,14 @@ class Threaded(Architecture):
         """A connection's thread, from its first byte to its last."""
         counters = self.ledger.lease()
         try:
+            server = self.server
+            set_kernel_timeouts(conversation.sock, server.idle_timeout_s, server.send_timeout_s)
             if self.options.writers:
-                conversation.lock = _thread.allocate_lock()
+                conversation.turn = threading.Condition(threading.Lock())
                 conversation.owed = deque()
             self._converse(conversation, counters)
         except OSError:
-            counters.errors["reset"] += 1
+            conversation.error = conversation.error or "reset"
         finally:
             self._leave(conversation, counters)
             self.ledger.give_back(counters)
@@ -170,22 +175,30 @@ class Threaded(Architecture):
         recv_into = conversation.sock.recv_into
         small = bytearray(WAITING_BUFFER_BYTES)
         view = memoryview(small)
-        while True:
+        while not conversation.closing:
             try:
                 size = recv_into(small)  # here a thread spends its life
             except BlockingIOError:
-                counters.errors["linger" if conversation.closing else "idle"] += 1
+                if conversation.writing:
+                    continue  # it is silent, but it waits for us
+                conversation.error = "idle"
                 return
             if not size:
                 return
             counters.bytes_in += size
-            if conversation.closing:
-                continue  # it has had its last reply
-            requests = self._receive(conversation, view[:size], counters)
+            requests = self._receive(conversation, view[:size])
             if requests and not self._serve(conversation, requests, counters):
-                continue
+                break
             if size == WAITING_BUFFER_BYTES and not self._read_on(conversation, counters):
                 return
+        deadline_ns = time.monotonic_ns() + int(LINGER_S * 1e9)
+        try:
+            while size := recv_into(small):  # it has had its last reply
+                counters.bytes_in += size
+                if time.monotonic_ns() > deadline_ns:
+                    raise BlockingIOError
+        except BlockingIOError:
+            conversation.error = conversation.error or "linger"
 
     def _read_on(self, conversation: Conversation, counters: Counters) -> bool:
         """More has arrived than the small buffer holds: take what is there, without waiting.
@@ -201,7 +214,7 @@ class Threaded(Architecture):
             if size:
                 counters.bytes_in += size
                 with memoryview(large) as view:
-                    requests = self._receive(conversation, view[:size], counters)
+                    requests = self._receive(conversation, view[:size])
                 if requests:
                     self._serve(conversation, requests, counters)
             return bool(size)
@@ -210,13 +223,11 @@ class Threaded(Architecture):
         finally:
             self.large_buffers.append(large)
 
-    def _receive(
-        self, conversation: Conversation, data: memoryview, counters: Counters
-    ) -> Sequence[Request]:
+    def _receive(self, conversation: Conversation, data: memoryview) -> Sequence[Request]:
         try:
             return conversation.session.receive(data)
         except Exception:  # a fault in the session costs its connection
-            counters.errors["protocol"] += 1
+            conversation.error = "protocol"
             conversation.closing = True
             shut(conversation.sock, socket.SHUT_RDWR)
             return ()
@@ -232,8 +243,7 @@ class Threaded(Architecture):
                 while step is not None:
                     step = step(request)
             except Exception as error:  # costs this request only
-                counters.errors["handler"] += 1
-                self.service.fail(request, error)
+                self.fail(request, error, counters)
             counters.replies += 1
             if self.stopping and request is requests[-1]:
                 request.last = True
@@ -253,7 +263,7 @@ class Threaded(Architecture):
                 sock.sendall(buffer)
                 counters.bytes_out += len(buffer)
         except BlockingIOError:
-            counters.errors["unread"] += 1
+            conversation.error = "unread"
             conversation.closing = True
             shut(sock, socket.SHUT_RDWR)  # the reader, if it is another thread, sees the end
             return
@@ -267,27 +277,38 @@ class Threaded(Architecture):
     # their order and a peer that does not read holds one writer, not all.
 
     def _hand_over(self, conversation: Conversation, request: Request) -> None:
-        assert conversation.lock is not None
+        """Leave a reply to the writers.
+
+        The reader waits for them when too much is owed, as it would in
+        `sendall` without them, and after the last reply.
+        """
+        turn = conversation.turn
+        assert turn is not None
         assert conversation.owed is not None
-        with conversation.lock:
+        most = self.server.max_unsent if not request.last else -1
+        with turn:
             conversation.owed.append(request)
-            if conversation.writing:
-                return
-            conversation.writing = True
-        self.to_write.put(conversation)
+            conversation.owed_bytes += sum(map(len, request.reply))
+            if not conversation.writing:
+                conversation.writing = True
+                self.to_write.put(conversation)
+            while conversation.writing and conversation.owed_bytes > most:
+                turn.wait()
 
     def _writer(self) -> None:
         """One of the pool: write what one conversation is owed, then what the next is."""
         counters = self.ledger.lease()
         while True:
             conversation = self.to_write.get()
-            owed, lock = conversation.owed, conversation.lock
-            assert lock is not None
+            owed, turn = conversation.owed, conversation.turn
+            assert turn is not None
             assert owed is not None
             while True:
-                with lock:
+                with turn:
                     if not owed:
                         conversation.writing = False
+                        conversation.owed_bytes = 0
+                        turn.notify()
                         if conversation.abandoned:
                             self._close(conversation, counters)
                         break
@@ -297,21 +318,23 @@ class Threaded(Architecture):
                 try:
                     self._write(conversation, request, counters)
                 except OSError:
-                    counters.errors["reset"] += 1
+                    conversation.error = conversation.error or "reset"
                     conversation.closing = True
 
     def _leave(self, conversation: Conversation, counters: Counters) -> None:
         """The reader is done; whoever is the last to hold the socket closes it."""
-        if conversation.lock is None:
+        if conversation.turn is None:
             self._close(conversation, counters)
             return
-        with conversation.lock:
+        with conversation.turn:
             conversation.abandoned = True
             if not conversation.writing:
                 self._close(conversation, counters)
 
     def _close(self, conversation: Conversation, counters: Counters) -> None:
         conversation.sock.close()
+        if conversation.error:
+            counters.errors[conversation.error] += 1
         counters.closed += 1
         self.conversations.discard(conversation)
 
@@ -326,7 +349,7 @@ class Threaded(Architecture):
                     shut(conversation.sock, socket.SHUT_RD)
             time.sleep(DRAIN_TICK_S)
         for conversation in self.conversations.copy():
-            self.counters.errors["aborted"] += 1
+            conversation.error = "linger" if conversation.closing else "aborted"
             shut(conversation.sock, socket.SHUT_RDWR)
         deadline_ns = time.monotonic_ns() + int(LINGER_S * 1e9)
         while self.conversations and time.monotonic_ns() < deadline_ns:

@@ -43,6 +43,9 @@ BLOCKING_THREADS = 8
 MOST_BLOCKING_THREADS = 40
 """And at most; the paper's section 3.2 gives its disk as many."""
 
+MOST_THREADS = 10_000
+"""Of one stage; the purpose is that a slip of the finger does not take the machine."""
+
 DRAIN_TICK_S = 0.01
 """How often a server that is stopping looks for connections that came to rest."""
 
@@ -193,8 +196,7 @@ class Seda(Architecture):
                 try:
                     following = step(request)
                 except Exception as error:  # costs this request only
-                    self._counters().errors["handler"] += 1
-                    self.service.fail(request, error)
+                    self.fail(request, error, self._counters())
                     following = None
                 if tracing and request.trail is not None:
                     request.trail.append((name, begin_ns, time.monotonic_ns()))
@@ -248,9 +250,8 @@ class Seda(Architecture):
         """A handler raised outside its steps: answer those of its batch that have no reply."""
         undone = [request for request in requests if not request.done]
         for request in undone:
-            self.service.fail(request, error)
+            self.fail(request, error, self._counters())
             request.done = True
-        self._counters().errors["handler"] += len(undone)
         self.application.put("write", [request.connection for request in undone])
 
     def _answered(self, sampled: Sequence[Request]) -> None:
@@ -361,7 +362,7 @@ def parse_threads(text: str, names: Sequence[str]) -> dict[str, int]:
         name, _, number = part.partition("=")
         if name not in names:
             raise UsageError(f"--threads: there is no stage {name!r}; there are {', '.join(names)}")
-        if not number.isdecimal() or not int(number):
-            raise UsageError(f"--threads: {part!r} is not STAGE=N with N at least 1")
+        if not number.isdecimal() or not 1 <= int(number) <= MOST_THREADS:
+            raise UsageError(f"--threads: {part!r} is not STAGE=N with N from 1 to {MOST_THREADS}")
         threads[name] = int(number)
     return threads

@@ -67,7 +67,7 @@ class WebOptions:
 
     docroot: str = option("", "directory of the static files (default: none)", metavar="PATH")
     cache_bytes: int = option(
-        64_000_000, "size of the page cache; 0: none", minimum=0, metavar="BYTES"
+        64_000_000, "size of the page cache; 0: none", minimum=0, maximum=1 << 40, metavar="BYTES"
     )
     disk_ms: float = option(
         0.0, "modelled disk in front of the files: mean time of a read; 0: none", minimum=0,

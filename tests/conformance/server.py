@@ -68,7 +68,7 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, "-m", program, *arguments, "--port", "0", "--admin-port", "0"],
             cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr,
-            preexec_fn=limits,  # noqa: PLW1509
+            preexec_fn=limits,
         )  # fmt: skip
         try:
             self.announcement = json.loads(self._first_line())
@@ -109,6 +109,18 @@ class Server:
 
     def exited(self) -> bool:
         return self.process.poll() is not None
+
+    def wait_until_refusing(self) -> None:
+        """Wait until nobody listens on its port any more."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while True:
+            assert time.monotonic() < deadline_s, "it still accepts connections"
+            try:
+                self.connect().close()
+            except ConnectionRefusedError:
+                return
+            except ConnectionError:  # it was in the backlog that went
+                pass
 
     def wait(self) -> None:
         """Wait for a server that was told to stop; it must do so in order, and quietly."""
@@ -167,8 +179,8 @@ class Server:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGESIZE")
 
-    def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208
+    def descriptors(self) -> set[int]:
+        return {int(name) for name in os.listdir(f"/proc/{self.pid}/fd")}  # noqa: PTH208
 
     # Its clients
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def test_the_ack_comes_after_the_last_byte_and_not_before(server: Server, cuts: 
     with server.connect() as sock:
         for _ in range(3):
             edges = [0, *sorted(cuts), BURST_BYTES - 1]
-            for start, end in zip(edges, edges[1:], strict=False):
+            for start, end in pairwise(edges):
                 sock.sendall(bytes(end - start))
             sock.setblocking(False)
             with pytest.raises(BlockingIOError):

@@ -1,0 +1,113 @@
+"""The admin port: `/stats` for programs, `/metrics` for Prometheus."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+from tests.conformance.conftest import PACKET_BYTES, PACKETS
+from tests.conformance.server import Server, read_exactly, read_to_end, reset
+
+LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"'
+SAMPLE = re.compile(
+    rf"(?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)\{{(?P<labels>{LABEL}(?:,{LABEL})*)\}} (?P<value>\S+)"
+)
+
+
+def burst(server: Server) -> None:
+    with server.connect() as sock:
+        sock.sendall(bytes(PACKETS * PACKET_BYTES))
+        assert len(read_exactly(sock, 32)) == 32
+
+
+def parse(text: str) -> dict[str, dict[str, float]]:
+    """name -> labels -> value; strictly as the text format 0.0.4 has it."""
+    metrics: dict[str, dict[str, float]] = {}
+    kinds: dict[str, str] = {}
+    name = ""
+    assert text.endswith("\n")
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line.startswith("# HELP "):
+            _, _, name, words = line.split(" ", 3)
+            assert words
+            assert name not in kinds, f"{name} is described twice"
+            kind_line = next(lines)
+            assert kind_line.startswith(f"# TYPE {name} ")
+            kinds[name] = kind_line.rpartition(" ")[2]
+            assert kinds[name] in ("counter", "gauge")
+            assert name.endswith("_total") == (kinds[name] == "counter")
+            metrics[name] = {}
+            continue
+        sample = SAMPLE.fullmatch(line)
+        assert sample, line
+        assert sample["name"] == name
+        assert sample["labels"] not in metrics[name]
+        metrics[name][sample["labels"]] = float(sample["value"])
+    assert all(metrics.values()), "a metric without a sample"
+    return metrics
+
+
+def test_stats_tell_everything(server: Server) -> None:
+    burst(server)
+    stats = server.rest()
+    assert set(stats) == {
+        "architecture", "service", "pid", "time_ns", "uptime_s", "connections", "bytes_in",
+        "bytes_out", "requests", "replies", "rejected", "errors", "threads", "service_stats",
+        "stages",
+    }  # fmt: skip
+    assert set(stats["connections"]) == {"now", "accepted", "refused"}
+    assert set(stats["errors"]) >= {"reset", "idle", "unread", "handler", "protocol", "accept"}
+    assert stats["architecture"] == server.announcement["architecture"]
+    assert stats["pid"] == server.pid
+    assert stats["threads"] >= 2
+    assert server.stats()["time_ns"] > stats["time_ns"]
+    for stage in stats["stages"]:
+        assert set(stage) == {
+            "name", "queue_length", "queue_capacity", "threads", "batches",
+            "events_in", "events_out", "dropped", "faults",
+        }  # fmt: skip
+
+
+def test_metrics_are_well_formed_and_say_what_stats_say(server: Server) -> None:
+    burst(server)
+    stats = server.rest()
+    status, kind, text = server.get("/metrics")
+    assert (status, kind) == (200, "text/plain; version=0.0.4")
+    metrics = parse(text)
+    who = f'architecture="{stats["architecture"]}",service="burst"'
+    for key in ("bytes_in", "bytes_out", "requests", "replies", "rejected"):
+        assert metrics[f"sedabench_{key}_total"] == {who: stats[key]}
+    assert metrics["sedabench_connections"] == {who: 0}
+    for key in ("accepted", "refused"):
+        assert metrics[f"sedabench_connections_{key}_total"] == {who: stats["connections"][key]}
+    assert metrics["sedabench_errors_total"] == {
+        f'{who},kind="{kind}"': number for kind, number in stats["errors"].items()
+    }
+    for stage in stats["stages"]:
+        labels = f'{who},stage="{stage["name"]}"'
+        assert metrics["sedabench_stage_events_out_total"][labels] == stage["events_out"]
+        assert metrics["sedabench_stage_threads"][labels] == stage["threads"]
+
+
+def test_other_pages_are_404_and_say_which_there_are(server: Server) -> None:
+    for path in ("/", "/stat", "/stats/x"):
+        status, _, text = server.get(path)
+        assert status == 404
+        assert "/stats" in text
+    assert server.get("/stats?pretty")[0] == 200
+
+
+def test_clients_of_the_admin_port_that_misbehave_are_survived_in_silence(
+    variant: tuple[str, ...],
+) -> None:
+    with Server(*variant) as server:
+        for request in (b"", b"GET /metrics HTTP/1.1\r\n\r\n", b"\x00\xff\r\n\r\n", b"GET"):
+            for _ in range(5):
+                sock = socket.create_connection((server.host, server.admin_port))
+                sock.sendall(request)
+                reset(sock)
+        with socket.create_connection((server.host, server.admin_port)) as sock:
+            sock.sendall(b"DELETE /stats HTTP/1.1\r\n\r\n")
+            assert b" 501 " in read_to_end(sock)
+        server.stats()

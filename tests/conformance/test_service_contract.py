@@ -1,0 +1,135 @@
+"""What an architecture promises a service (`servers.service`), kept by each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conformance.server import SCRIPT, Server, closed_by_peer, read_exactly, read_to_end
+
+
+@pytest.fixture(scope="module")
+def server(variant: tuple[str, ...]) -> Iterator[Server]:
+    """Like the usual one, but with the service `script`."""
+    options = tuple(option.replace("acknowledge=2", "begin=2,hop=2") for option in variant)
+    with Server(*options, "--service", "script", program=SCRIPT) as running:
+        yield running
+
+
+def say(server: Server, *lines: str) -> bytes:
+    """Everything that comes back for these lines, sent at once."""
+    with server.connect() as sock:
+        sock.sendall("".join(f"{line}\n" for line in lines).encode())
+        sock.shutdown(1)
+        return read_to_end(sock)
+
+
+def test_steps_follow_one_another(server: Server) -> None:
+    assert say(server, "echo one", "hop 1 two", "hop 50 three", "sleep 1 four") == (
+        b"one\ntwo\nthree\nfour\n"
+    )
+
+
+def test_replies_leave_in_request_order_whichever_is_ready_first(server: Server) -> None:
+    lines = [f"sleep {ms} {ms}" for ms in (60, 0, 30, 10, 20)]
+    lines[2:2] = ["echo quick", "hop 9 hopped"]
+    assert say(server, *lines) == b"60\n0\nquick\nhopped\n30\n10\n20\n"
+
+
+def test_replies_of_many_connections_do_not_mix(server: Server) -> None:
+    with server.clients(50) as socks:
+        for number, sock in enumerate(socks):
+            sock.sendall(f"hop 3 {number}\necho {number}!\nsleep 1 {number}?\n".encode())
+        for number, sock in enumerate(socks):
+            expected = f"{number}\n{number}!\n{number}?\n".encode()
+            assert read_exactly(sock, len(expected)) == expected
+
+
+def test_a_reply_of_many_buffers_arrives_whole(server: Server) -> None:
+    expected = b"".join(bytes([65 + n % 26]) * 3000 for n in range(1000))
+    assert say(server, "many 1000 3000", "echo end") == expected + b"end\n"
+    assert say(server, "many 0 0", "many 3 0", "echo end") == b"end\n"
+
+
+def test_a_step_that_raises_ends_its_connection_after_the_replies_before_it(
+    server: Server,
+) -> None:
+    before = server.stats()["errors"]["handler"]
+    assert say(server, "echo one", "hop 5 two", "raise", "echo three") == b"one\ntwo\n"
+    assert say(server, "echo fine") == b"fine\n"
+    assert server.rest()["errors"]["handler"] == before + 1
+
+
+def test_a_service_may_answer_for_a_step_that_raised_and_go_on(server: Server) -> None:
+    before = server.stats()["errors"]["handler"]
+    assert say(server, "echo one", "sorry for that", "echo two") == b"one\nsorry for that\ntwo\n"
+    assert server.rest()["errors"]["handler"] == before + 1
+
+
+def test_a_service_that_fails_to_fail_costs_its_connection_only(server: Server) -> None:
+    with server.connect() as bystander:
+        before = server.stats()["errors"]["handler"]
+        assert say(server, "echo one", "worse", "echo two") == b"one\n"
+        bystander.sendall(b"echo fine\n")
+        assert read_exactly(bystander, 5) == b"fine\n"
+    assert server.rest()["errors"]["handler"] == before + 1
+
+
+def test_a_session_that_raises_costs_its_connection_only(server: Server) -> None:
+    with server.connect() as bystander, server.connect() as sock:
+        before = server.stats()["errors"]["protocol"]
+        sock.sendall(b"garble\n")
+        assert closed_by_peer(sock)
+        bystander.sendall(b"echo fine\n")
+        assert read_exactly(bystander, 5) == b"fine\n"
+    assert server.rest()["errors"]["protocol"] == before + 1
+
+
+def test_nothing_follows_a_last_reply(server: Server) -> None:
+    before = server.rest()["replies"]
+    assert say(server, "echo one", "last two", "echo three", "sleep 5 four") == b"one\ntwo\n"
+    assert server.rest()["replies"] == before + 2
+
+
+def test_a_last_reply_arrives_whole_although_the_client_sends_on(server: Server) -> None:
+    with server.connect() as sock:
+        sock.sendall(b"many 300 3000\nlast bye\n")
+        reply = bytearray()
+        while not reply.endswith(b"bye\n"):
+            sock.sendall(b"echo more\n")
+            more = sock.recv(1 << 16)
+            assert more
+            reply += more
+        assert len(reply) == 900_000 + 4
+        assert sock.recv(1) == b""
+
+
+def test_a_client_that_stays_after_its_last_reply_is_left(server: Server) -> None:
+    before = server.rest()["errors"]["linger"]
+    with server.connect() as mute, server.connect() as chatty:
+        for sock in (mute, chatty):
+            sock.sendall(b"last bye\n")
+            assert read_to_end(sock) == b"bye\n"
+        chatty.settimeout(0.05)
+        while server.stats()["connections"]["now"]:
+            try:
+                chatty.sendall(b"more\n")
+            except ConnectionError:
+                break
+        assert server.rest()["errors"]["linger"] in (before + 1, before + 2)
+
+
+def test_one_session_is_never_in_two_threads_at_once(server: Server) -> None:
+    # The session checks it.  Pipelining beyond what may be in flight at once
+    # makes a connection stop, go on, and be armed again from other threads.
+    lines = 2000
+    before = server.rest()["errors"]["protocol"]
+    expected = b"".join(b"%d\n" % number for number in range(lines))
+    with server.clients(8) as socks:
+        for _ in range(2):
+            for sock in socks:
+                sock.sendall(b"".join(b"echo %d\n" % number for number in range(lines)))
+            for sock in socks:
+                assert read_exactly(sock, len(expected)) == expected
+    assert server.rest()["errors"]["protocol"] == before
