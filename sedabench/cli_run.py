@@ -56,7 +56,7 @@ def run() -> None:
 
 
 @run.command(short_help="Bandwidth of bursts against connections (the paper's Figure 1).")
-@click.option("--quick", is_flag=True, help="1, 16, 64, 256, 1024 connections, 2 repeats, windows of 1 s: under 90 s. Without it 1, 2, 4, ... 8192, 5 repeats, windows of 5 s: half an hour.")  # fmt: skip  # noqa: E501
+@click.option("--quick", is_flag=True, help="1, 16, 64, 256, 1024 connections, 2 repeats, windows of 1 s: under 90 s. Without it 1, 2, 4, ... 8192, 5 repeats, windows of 3 s: 25 minutes.")  # fmt: skip  # noqa: E501
 @click.option("--server", "servers", multiple=True, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare; repeat it. A bare name takes the paper's settings ('threaded' is 'threaded --writers 120').  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
 @click.option("--connections", callback=_levels, metavar="N,N,...", help="The levels.")
 @click.option("--repeats", type=click.IntRange(min=1), help="Trials of each server at each level.")

@@ -72,7 +72,7 @@ class Figure1:
     servers: tuple[ServerSpec, ...]
     connections: tuple[int, ...] = FULL_CONNECTIONS
     repeats: int = 5
-    duration_s: float = 5.0
+    duration_s: float = 3.0
     warmup_s: float = 1.0
     """The base of the warm-up: see `warmup_for`."""
     seed: int = 2001
@@ -82,7 +82,7 @@ class Figure1:
 
     @classmethod
     def full(cls, **changes: Any) -> Figure1:
-        """14 levels, five repeats, windows of 5 s: about half an hour."""
+        """14 levels, five repeats, windows of 3 s: about 25 minutes."""
         return replace(cls(default_servers()), **changes)
 
     @classmethod

@@ -309,9 +309,9 @@ class Seda(Architecture):
         self.application.stages[0].source.close()
         self.listener.close()
         while self._connections() and time.monotonic() < deadline_s:
-            self._end_overdue()
             for connection in self._connections():
                 self.network.retire(connection)
+            self._end_overdue()
             time.sleep(DRAIN_TICK_S)
         for connection in self._connections():
             with connection.lock:

@@ -8,7 +8,8 @@ Who may touch a connection, when several threads could:
 
 - one reader at a time: with one read thread that is so by itself, with more
   the kernel reports a socket to one of them only, until it is re-armed
-  (EPOLLONESHOT);
+  (EPOLLONESHOT), and who re-arms it while its event waits in a reader's batch
+  has it reported twice: the first reader to `seize` it has it;
 - a reader alone closes the socket, so that no descriptor is used again while
   somebody is about to read from it; anybody else *dooms* the connection,
   which wakes a reader;
@@ -57,6 +58,14 @@ class StagedConnection(Connection):
     def at_rest(self) -> bool:
         return not self.pending and super().at_rest
 
+    def seize(self) -> bool:
+        """One of several readers takes it in hand; False if another has it, or has closed it."""
+        with self.lock:
+            if self.in_hand or self.closed:
+                return False
+            self.in_hand = True
+            return True
+
     def admits(self, most_unsent: int) -> bool:
         """May a further request enter the stages?"""
         return len(self.pending) < MOST_IN_FLIGHT and self.unsent <= most_unsent
@@ -64,7 +73,7 @@ class StagedConnection(Connection):
     def wanted(self, most_unsent: int) -> int:
         events = super().wanted(most_unsent)
         if self.held is not None and self.admits(most_unsent):
-            events |= WRITABLE  # which it is: a reader comes at once, and admits what is held
+            events |= WRITABLE  # a reader comes as soon as it is, and admits what is held
         return events
 
 
@@ -213,9 +222,9 @@ class Network:
         entering: list[Request] = []
         writable: list[StagedConnection] = []
         for connection, events in ready:
-            if shared:
-                connection.in_hand = True
-            if events != READABLE or connection.doomed is not None:
+            if shared and not connection.seize():
+                continue  # who has it will arm it again
+            if shared or events != READABLE or connection.doomed is not None:
                 events = self._unusual(connection, events, entering, writable, counters)
             if events & (READABLE | BROKEN):
                 try:
@@ -272,7 +281,7 @@ class Network:
             counters.requests += 1
         if held is not None or connection.held is not None:
             with connection.lock:
-                connection.held = held
+                connection.held = held if not connection.closing else None
                 self._settle(connection)
 
     def _unusual(
@@ -294,8 +303,9 @@ class Network:
                 wanted = connection.interest & ~WRITABLE
                 self.readiness.arm(connection, wanted)
             writable.append(connection)
-            if connection.held is not None:
-                self._admit(connection, connection.held, entering, counters)
+            held = connection.held  # the write stage drops it after a last reply
+            if held is not None:
+                self._admit(connection, held, entering, counters)
         if events & BROKEN and not connection.interest & READABLE:
             self._close(connection, "reset", counters)
             return 0
@@ -360,9 +370,13 @@ class Network:
         self.readiness.arm(connection, connection.wanted(self._most_unsent))
 
     def retire(self, connection: StagedConnection) -> None:
-        """At shutdown: end a connection that has nothing in flight."""
+        """At shutdown: end a connection that has nothing in flight.
+
+        Not one that was active since the last look: a reader that has completed
+        a burst may be about to let its request in.
+        """
         with connection.lock:
-            if not connection.closing and connection.at_rest:
+            if not connection.closing and connection.at_rest and not connection.active:
                 connection.closing = True
                 self._settle(connection)
 

@@ -13,9 +13,9 @@ A static file is taken to stay as it is for as long as the server runs: a cached
 page is not compared with the disk again.
 
 What an ordinary request costs, bytes in to reply out and without a socket (a GET
-of a cached page of 1 KB, CPython 3.11, cores shared with other work): 2.2 us, of
-which the session has 1.3, half of that inside llhttp, and parse, route, lookup
-and respond 0.1 to 0.2 each.  A browser's GET, with six headers more: 4.2 us.
+of a cached page of 1 KB, CPython 3.11, a quiet machine): 2.2 us, of which the
+session has 1.3, a third of that in httptools, and parse, route, lookup and
+respond 0.1 to 0.2 each.  A browser's GET, with six headers more: 4.2 us.
 """
 
 from __future__ import annotations
