@@ -150,6 +150,52 @@ def serve(python: str, arguments: tuple[str, ...]) -> NoReturn:
         ) from None
 
 
+@cli.command(
+    short_help="Draw a server's stages: sedabench graph seda --service web.",
+    context_settings={"ignore_unknown_options": True},
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write FILE: .mmd (Mermaid), .dot, or with Graphviz .svg or .png. Without: Mermaid text.",
+)  # fmt: skip
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="SERVER...")
+def graph(out: Path | None, arguments: tuple[str, ...]) -> None:
+    """Draw the stages of a server and where each sends its events.
+
+    SERVER is what `sedabench serve` takes: an architecture and its options.
+
+    \b
+    Examples:
+      sedabench graph seda --service web
+      sedabench graph seda --service web --out stages.svg
+    """
+    from sedabench.inside import describe, draw_graph
+
+    click.echo(draw_graph(describe(arguments), out).rstrip())
+
+
+@cli.command(short_help="Watch a running server: sedabench top 127.0.0.1:8081.")
+@click.argument("url", metavar="ADMIN_URL")
+@click.option("--interval", default=1.0, show_default=True, type=click.FloatRange(0.1, 3600),
+              help="Seconds between pictures.")  # fmt: skip
+@click.option("--times", type=click.IntRange(1), help="Stop after so many; default: until Ctrl-C.")
+def top(url: str, interval: float, times: int | None) -> None:
+    """Watch a running server: queue, threads, batch, rate, wait and service time of each stage.
+
+    ADMIN_URL is where its --admin-port listens. Times are averages over the
+    events of the interval; "busy" is how many threads' time went into the
+    stage's handler, and "lost" counts events since the server's start.
+
+    \b
+    Example, with `sedabench serve seda --service web --admin-port 8081` running:
+      sedabench top 127.0.0.1:8081
+    """
+    from sedabench.inside import top as watch
+    from sedabench.progress import standard_output
+
+    watch(url, standard_output(), interval, times)
+
+
 @cli.command(short_help="Redraw the figures of a run.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def plot(folder: Path) -> None:

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(
     arguments: Sequence[str],
-) -> tuple[type[Architecture], type[Service], ServerOptions, Any, Any]:
+) -> tuple[type[Architecture], type[Service], ServerOptions, Any, Any, bool]:
     """Find the two classes first: which options exist depends on them."""
     names = _Parser(prog=PROG, add_help=False, allow_abbrev=False)
     names.add_argument("architecture", nargs="?")
@@ -72,16 +72,23 @@ def parse(
         "--service", default="burst", metavar="NAME",
         help=f"what is served: {', '.join(SERVICES)} (default: burst)",
     )  # fmt: skip
+    parser.add_argument(
+        "--describe", action="store_true",
+        help="print what `/stats` would, without serving, and exit",
+    )  # fmt: skip
     add_options(parser, f"architecture {architecture.name}", architecture.Options)
     add_options(parser, f"service {service.name}", service.Options)
     add_options(parser, "every server", ServerOptions)
     values = parser.parse_args(arguments)
+    if values.describe:
+        values.port, values.admin_port = 0, None
     return (
         architecture,
         service,
         take_options(values, ServerOptions),
         take_options(values, architecture.Options),
         take_options(values, service.Options),
+        values.describe,
     )
 
 
@@ -102,11 +109,15 @@ def serve(
     server: ServerOptions,
     architecture_options: Any,
     service_options: Any,
+    describe: bool = False,
 ) -> int:
     """Bind, announce, run until a signal, say goodbye."""
     service = service_class(service_options)
     with bind(server.host, server.port, server.backlog, server.receive_buffer) as listener:
         architecture = architecture_class(service, listener, server, architecture_options)
+        if describe:
+            print(json.dumps(architecture.stats()))
+            return 0
         admin = None
         if server.admin_port is not None:
             admin = Admin(server.host, server.admin_port, architecture.stats)

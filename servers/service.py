@@ -85,12 +85,19 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 @overload
 def step(function: _F, /) -> _F: ...
 @overload
-def step(*, blocking: bool = False) -> Callable[[_F], _F]: ...
-def step(function: _F | None = None, /, *, blocking: bool = False) -> _F | Callable[[_F], _F]:
-    """Mark a method of a `Service` as a step: `@step`, or `@step(blocking=True)`."""
+def step(*, blocking: bool = False, to: tuple[str, ...] = ()) -> Callable[[_F], _F]: ...
+def step(
+    function: _F | None = None, /, *, blocking: bool = False, to: tuple[str, ...] = ()
+) -> _F | Callable[[_F], _F]:
+    """Mark a method of a `Service` as a step: `@step`, or `@step(blocking=True)`.
+
+    `to` names the steps that can come next, for pictures of the graph; without
+    it they are found in the method's code, as `self.NAME`.
+    """
 
     def mark(marked: _F) -> _F:
         cast(Any, marked).blocking = blocking
+        cast(Any, marked).to = to
         return marked
 
     return mark if function is None else mark(function)

@@ -200,6 +200,11 @@ class Application:
     def describe(self) -> list[dict[str, Any]]:
         """Every stage, for `/stats`."""
         return [
-            {**stage.describe(), "threads": self.runner.threads(stage), "to": list(spec.to)}
+            {
+                **stage.describe(),
+                "threads": self.runner.threads(stage),
+                "to": list(spec.to),
+                "blocking": spec.blocking,
+            }
             for spec, stage in zip(self.specs, self.stages, strict=True)
         ]

@@ -75,6 +75,7 @@ class ThreadPool:
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._made = 0
+        self.started = False
 
     def __len__(self) -> int:
         return len(self._threads)
@@ -95,6 +96,7 @@ class ThreadPool:
             raise
 
     def start(self) -> None:
+        self.started = True
         for _ in range(self.least):
             self.add()
 
@@ -152,7 +154,8 @@ class PoolPerStage(Runner):
         return done
 
     def threads(self, stage: AnyStage) -> int:
-        return len(self.pools[stage.name])
+        pool = self.pools[stage.name]
+        return len(pool) if pool.started else pool.least
 
 
 class DirectCalls(Runner):

@@ -338,7 +338,7 @@ class Seda(Architecture):
 
 
 def step_edges(service: Service) -> dict[str, tuple[str, ...]]:
-    """Which stages each step can send to, and `read`: what the code of a step names.
+    """Which stages each step can send to, and `read`: what a step says, or its code names.
 
     A step that names no other is where replies are made; a step that no other
     names is where requests enter.
@@ -346,8 +346,9 @@ def step_edges(service: Service) -> dict[str, tuple[str, ...]]:
     names = service.step_names()
     edges: dict[str, tuple[str, ...]] = {}
     for name in names:
-        code = getattr(service, name).__func__.__code__
-        edges[name] = tuple(n for n in names if n in code.co_names and n != name) or ("write",)
+        function = getattr(service, name).__func__
+        said = function.to or [n for n in names if n in function.__code__.co_names and n != name]
+        edges[name] = tuple(said) or ("write",)
     named = {target for targets in edges.values() for target in targets}
     first = getattr(service.first, "__name__", "")
     entries = tuple(name for name in names if name == first or name not in named)

@@ -141,7 +141,7 @@ class Web(Service):
 
     # The steps
 
-    @step
+    @step(to=("route", "respond"))
     def parse(self, request: WebRequest) -> Step | None:
         """What the target means."""
         target = request.target
@@ -155,7 +155,7 @@ class Web(Service):
         request.path, request.query = parsed
         return self.route
 
-    @step
+    @step(to=("lookup", "compute", "respond"))
     def route(self, request: WebRequest) -> Step | None:
         """Who answers it."""
         if request.method not in METHODS:
