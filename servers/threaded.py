@@ -151,12 +151,12 @@ class Threaded(Architecture):
             self.counters.refused += 1
             sock.close()
             return
-        self.counters.accepted += 1
         sys.setswitchinterval(max(0.005, SWITCH_S_A_THREAD * len(self.conversations)))
 
     def _reader(self, conversation: Conversation) -> None:
         """A connection's thread, from its first byte to its last."""
         counters = self.ledger.lease()
+        counters.accepted += 1
         try:
             server = self.server
             set_kernel_timeouts(conversation.sock, server.idle_timeout_s, server.send_timeout_s)

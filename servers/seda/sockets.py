@@ -206,8 +206,8 @@ class Network:
                 counters.refused += 1
                 sock.close()
                 continue
+            counters.accepted += 1  # before a reader can have it, and answer
             self.readiness.add(StagedConnection(sock, self._new_session(), now_ns))
-            counters.accepted += 1
 
     def read(self, ready: Sequence[Ready], dispatch: Dispatch) -> None:
         """Handler of the read stage: one read from each ready socket, then the requests go on."""

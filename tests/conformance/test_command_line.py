@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
 from tests.conformance.server import DEADLINE_S, ROOT, Server, read_exactly
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, limits: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "servers", *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+        preexec_fn=limits,
     )  # fmt: skip
 
 
-def assert_refused(*arguments: str, says: str) -> None:
+def assert_refused(*arguments: str, says: str, limits: Callable[[], None] | None = None) -> None:
     """Nothing is served, and one line says why."""
-    done = run(*arguments)
+    done = run(*arguments, limits=limits)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
@@ -74,6 +79,16 @@ def assert_refused(*arguments: str, says: str) -> None:
 )
 def test_what_cannot_be_done_is_one_line_and_status_2(arguments: str, says: str) -> None:
     assert_refused(*arguments.split(), says=says)
+
+
+def test_the_limit_on_open_files_holds_for_every_architecture(variant: tuple[str, ...]) -> None:
+    def few_descriptors() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
+
+    assert_refused(
+        *variant, "--max-connections", "500", limits=few_descriptors,
+        says="needs 540 descriptors, but the limit on open files is 300",
+    )  # fmt: skip
 
 
 def test_a_port_in_use_is_named(variant: tuple[str, ...]) -> None:

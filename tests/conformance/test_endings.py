@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import select
 import socket
 import time
@@ -84,6 +85,29 @@ def test_a_reset_that_the_server_has_seen_is_counted(server: Server) -> None:
     assert server.rest()["errors"]["reset"] == before + 3
 
 
+def test_clients_that_end_anyhow_at_any_moment_leave_nothing_behind(server: Server) -> None:
+    chance = random.Random(1)
+    server.rest()
+    with server.connect() as bystander:
+        assert acknowledged(bystander)
+        threads = server.wait_for(lambda stats: stats["connections"]["now"] == 1)["threads"]
+        descriptors = len(server.descriptors())  # perhaps with the last of the admin port's
+        for _ in range(300):
+            client = server.connect()
+            for _ in range(chance.randrange(3)):
+                client.sendall(bytes(chance.randrange(1, 20 * BURST_BYTES)))
+            if chance.random() < 0.3:
+                client.shutdown(socket.SHUT_WR)
+            if chance.random() < 0.5:
+                reset(client)
+            else:
+                client.close()
+        server.wait_for(lambda stats: stats["connections"]["now"] == 1)
+        server.wait_for(lambda stats: stats["threads"] == threads)
+        server.wait_for(lambda _: len(server.descriptors()) <= descriptors + 1)
+        assert acknowledged(bystander)
+
+
 def test_a_slow_reader_gets_everything(variant: tuple[str, ...]) -> None:
     # More ACKs than socket buffers and --max-unsent hold, read late and in small pieces.
     bursts = 100_000
@@ -153,7 +177,7 @@ def test_a_peer_that_never_reads_cannot_grow_memory_and_is_closed(
 
 def test_silence_ends_a_connection_and_talk_does_not(variant: tuple[str, ...]) -> None:
     with Server(
-        *variant, "--packets", "1", "--packet-bytes", "2", "--idle-timeout", "0.3"
+        *variant, "--packets", "1", "--packet-bytes", "2", "--idle-timeout", "0.5"
     ) as server:
         with server.connect() as silent, server.connect() as midway, server.connect() as busy:
             midway.sendall(b"1")
