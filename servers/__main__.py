@@ -121,12 +121,15 @@ def serve(
         admin = None
         if server.admin_port is not None:
             admin = Admin(server.host, server.admin_port, architecture.stats)
+        host, port = listener.getsockname()[:2]
+        service.about = {"service": service.name, "architecture": architecture.name} | (
+            {"statistics": f"http://{url_host(host)}:{admin.port}/stats"} if admin else {}
+        )
         service.start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: architecture.stop())
         if admin:
             admin.start()
-        host, port = listener.getsockname()[:2]
         announcement = {
             "architecture": architecture.name,
             "service": service.name,
@@ -145,6 +148,11 @@ def serve(
             admin.stop()
         service.stop()
     return 0
+
+
+def url_host(host: str) -> str:
+    """An address as a URL has it."""
+    return f"[{host}]" if ":" in host else host
 
 
 if __name__ == "__main__":

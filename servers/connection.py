@@ -35,8 +35,8 @@ class Connection:
     """State of one connection: about 0.6 KB, and no buffer that waits for input."""
 
     __slots__ = (
-        "active", "closed", "closing", "descriptor", "finished", "half_closed", "held",
-        "interest", "outbox", "receive", "recv_into", "send", "session", "since_ns", "sock",
+        "active", "closed", "closing", "descriptor", "finished", "half_closed", "held", "hurry",
+        "hurry_ns", "interest", "outbox", "receive", "recv_into", "send", "session", "since_ns", "sock",
         "unsent",
     )  # fmt: skip
 
@@ -59,6 +59,8 @@ class Connection:
         self.closed = False
         self.active = True  # bytes moved since the last sweep
         self.since_ns = now_ns  # when a sweep last saw that they had
+        self.hurry = 0  # what the session said at the last sweep, and since when
+        self.hurry_ns = now_ns
 
     @property
     def at_rest(self) -> bool:
@@ -110,6 +112,16 @@ class Connection:
         if self.finished or not (self.closing or self.held or self.unsent > most_unsent):
             events |= READABLE
         return events if not self.half_closed else events & ~READABLE
+
+    def dawdles(self, now_ns: int, options: ServerOptions) -> bool:
+        """Called by every sweep: has the peer had its time for the request that it began?"""
+        hurry = self.session.hurry
+        if hurry != self.hurry:
+            self.hurry = hurry
+            self.hurry_ns = now_ns
+            return False
+        late = now_ns - self.hurry_ns > options.header_timeout_s * 1e9
+        return bool(hurry) and late and not self.closing
 
     def overdue(self, now_ns: int, options: ServerOptions) -> str | None:
         """Called by every sweep: the kind of time-out that has run out, if one has."""

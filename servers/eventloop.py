@@ -21,7 +21,7 @@ from typing import Protocol
 
 from servers.architecture import Architecture
 from servers.connection import BROKEN, READABLE, WRITABLE, Connection
-from servers.listener import accept, connection_limit
+from servers.listener import accept, connection_limit, look_every_s
 from servers.options import option
 from servers.service import Request
 
@@ -72,7 +72,7 @@ class EventLoop(Architecture):
         self._listen(True)
         self.poller.register(self.wakeup, READABLE)
         server = self.server
-        tick_s = min(0.25, server.idle_timeout_s / 4, server.send_timeout_s / 4)
+        tick_s = look_every_s(server)
         sweep_ns = deadline_ns = 0
         while not self.stopping or self.connections:
             self._turn(tick_s)
@@ -241,9 +241,20 @@ class EventLoop(Architecture):
             error = connection.overdue(now_ns, self.server)
             if error:
                 self._close(connection, error)
+            elif connection.dawdles(now_ns, self.server) and connection.held is None:
+                self._give_up(connection)
             elif self.stopping and not connection.closing and connection.at_rest:
                 connection.closing = True
                 self._settle(connection)
+
+    def _give_up(self, connection: Connection) -> None:
+        """The head of a request did not come in time: the session says what to answer."""
+        self.counters.errors["slow"] += 1
+        request = connection.session.give_up()
+        if request is None:
+            self._close(connection)
+        else:
+            self._serve(connection, iter((request,)))
 
 
 class Poller(Protocol):

@@ -44,6 +44,9 @@ class ServerOptions:
         "(default: as many as descriptors allow)", minimum=1, metavar="N",
     )  # fmt: skip
     idle_timeout_s: float = option(60.0, "close a connection silent for so long", minimum=0.01)
+    header_timeout_s: float = option(
+        10.0, "a request that was begun must have its whole head after so long", minimum=0.01
+    )
     send_timeout_s: float = option(
         20.0, "close a connection that takes no byte of a waiting reply for so long", minimum=0.01
     )
@@ -155,6 +158,16 @@ def set_kernel_timeouts(sock: socket.socket, receive_s: float, send_s: float) ->
         whole = int(seconds)
         micros = int((seconds - whole) * 1e6)
         sock.setsockopt(socket.SOL_SOCKET, name, struct.pack("ll", whole, max(micros, not whole)))
+
+
+def look_every_s(options: ServerOptions) -> float:
+    """How often a server looks for time-outs: a quarter of the shortest, at least 4 times a second."""
+    return min(
+        0.25,
+        options.idle_timeout_s / 4,
+        options.send_timeout_s / 4,
+        options.header_timeout_s / 4,
+    )
 
 
 def shut(sock: socket.socket, how: int) -> None:

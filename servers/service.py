@@ -149,8 +149,12 @@ class Service(ABC):
     summary: ClassVar[str] = ""
     Options: ClassVar[type[Any]]
 
+    about: Mapping[str, object]
+    """Facts about the server that runs it, for people; set before `start`."""
+
     def __init__(self, options: Any) -> None:
         self.options = options
+        self.about = {}
         # Binding once makes `self.some_step` one object for the service's life:
         # no allocation a request, and a stage can be found by the step itself.
         for step_name in self.step_names():

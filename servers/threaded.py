@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 from servers.architecture import Architecture
 from servers.counters import Counters
-from servers.listener import LINGER_S, accept, set_kernel_timeouts, shut
+from servers.listener import LINGER_S, accept, look_every_s, set_kernel_timeouts, shut
 from servers.options import UsageError, option
 from servers.service import Request, Session
 
@@ -70,7 +70,7 @@ class Conversation:
     """One connection and its thread's state."""
 
     __slots__ = (
-        "abandoned", "closing", "error", "owed", "owed_bytes", "session", "sock", "turn", "writing",
+        "abandoned", "closing", "dawdling", "error", "hurry", "hurry_ns", "owed", "owed_bytes", "session", "sock", "turn", "writing",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, session: Session) -> None:
@@ -78,6 +78,9 @@ class Conversation:
         self.session = session
         self.closing = False  # its last reply is made
         self.error = ""  # why it ends, when that is no peer's orderly choice
+        self.hurry = 0  # what the session said when last looked at, and since when
+        self.hurry_ns = 0
+        self.dawdling = False  # the head of its request is late; its reader is to give it up
         # With writers only:
         self.turn: threading.Condition | None = None  # guards what follows
         self.owed: deque[Request] | None = None  # replies handed over and not yet sent
@@ -101,6 +104,7 @@ class Threaded(Architecture):
 
     def run(self) -> None:
         self.stopping = False
+        self.hurries = False  # the service's sessions want their peers to hurry
         self.conversations: set[Conversation] = set()
         self.counters = self.ledger.lease()
         self.large_buffers: deque[bytearray] = deque(maxlen=64)
@@ -123,10 +127,17 @@ class Threaded(Architecture):
         ready = select.poll()
         ready.register(self.listener, select.POLLIN)
         ready.register(self.wakeup, select.POLLIN)
+        look_ns = 0
         while True:
-            descriptors = [descriptor for descriptor, _ in ready.poll()]
+            tick_ms = look_every_s(self.server) * 1e3 if self.hurries else None
+            descriptors = [descriptor for descriptor, _ in ready.poll(tick_ms)]
             if self.wakeup in descriptors:
                 return
+            if self.hurries and (now_ns := time.monotonic_ns()) >= look_ns:
+                look_ns = now_ns + int(look_every_s(self.server) * 1e9)
+                self._hurry(now_ns)
+            if not descriptors:
+                continue
             try:
                 sock = accept(self.listener)
             except OSError:
@@ -143,6 +154,7 @@ class Threaded(Architecture):
             sock.close()
             return
         conversation = Conversation(sock, self.service.session())
+        self.hurries = type(conversation.session).hurry is not Session.hurry
         self.conversations.add(conversation)
         try:
             _thread.start_new_thread(self._reader, (conversation,))
@@ -184,7 +196,10 @@ class Threaded(Architecture):
                 conversation.error = "idle"
                 return
             if not size:
-                return
+                if not conversation.dawdling:
+                    return
+                self._give_up(conversation, counters)
+                break
             counters.bytes_in += size
             requests = self._receive(conversation, view[:size])
             if requests and not self._serve(conversation, requests, counters):
@@ -232,6 +247,26 @@ class Threaded(Architecture):
             shut(conversation.sock, socket.SHUT_RDWR)
             return ()
 
+    def _hurry(self, now_ns: int) -> None:
+        """Look for peers that do not finish the request that they began."""
+        patience_ns = int(self.server.header_timeout_s * 1e9)
+        for conversation in self.conversations.copy():
+            hurry = conversation.session.hurry
+            if hurry != conversation.hurry:
+                conversation.hurry, conversation.hurry_ns = hurry, now_ns
+            elif hurry and now_ns - conversation.hurry_ns > patience_ns:
+                conversation.dawdling = True
+                shut(conversation.sock, socket.SHUT_RD)  # which wakes its thread
+
+    def _give_up(self, conversation: Conversation, counters: Counters) -> None:
+        """The head of a request did not come in time: the session says what to answer."""
+        if conversation.session.hurry:
+            conversation.error = "slow"
+            request = conversation.session.give_up()
+            if request is not None:
+                self._serve(conversation, (request,), counters)
+        conversation.closing = True
+
     def _serve(
         self, conversation: Conversation, requests: Sequence[Request], counters: Counters
     ) -> bool:
@@ -259,9 +294,17 @@ class Threaded(Architecture):
         """Send one whole reply, waiting in the kernel for a slow peer."""
         sock = conversation.sock
         try:
-            for buffer in request.reply:
-                sock.sendall(buffer)
-                counters.bytes_out += len(buffer)
+            reply = request.reply
+            sent = sock.sendmsg(reply) if len(reply) > 1 else 0
+            counters.bytes_out += sent
+            for buffer in reply:
+                if sent >= len(buffer):
+                    sent -= len(buffer)
+                    continue
+                rest = memoryview(buffer)[sent:] if sent else buffer
+                sent = 0
+                sock.sendall(rest)
+                counters.bytes_out += len(rest)
         except BlockingIOError:
             conversation.error = "unread"
             conversation.closing = True

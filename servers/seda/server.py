@@ -26,7 +26,7 @@ from typing import Any
 
 from servers.architecture import Architecture
 from servers.counters import Counters
-from servers.listener import LINGER_S, ServerOptions
+from servers.listener import LINGER_S, ServerOptions, look_every_s
 from servers.options import UsageError, option
 from servers.seda.application import CAPACITY, Application, Control, QueueSpec, StageSpec
 from servers.seda.controllers import Admission
@@ -280,8 +280,7 @@ class Seda(Architecture):
 
     def _watch(self) -> None:
         """While the stages serve: time-outs, until the signal comes."""
-        server = self.server
-        tick_s = min(0.25, server.idle_timeout_s / 4, server.send_timeout_s / 4)
+        tick_s = look_every_s(self.server)
         wakeup = select.poll()
         wakeup.register(self.wakeup, select.POLLIN)
         while not wakeup.poll(max(1, int(tick_s * 1e3))):
@@ -298,6 +297,8 @@ class Seda(Architecture):
             if error := connection.overdue(now_ns, self.server):
                 with connection.lock:
                     self.network.doom(connection, error)
+            elif connection.dawdles(now_ns, self.server):
+                self.network.hurry(connection)
 
     def _connections(self) -> list[StagedConnection]:
         return list(self.readiness.connections.values())

@@ -45,13 +45,14 @@ Ready: TypeAlias = "tuple[StagedConnection, int]"
 class StagedConnection(Connection):
     """A connection whose requests are in several hands at once."""
 
-    __slots__ = ("doomed", "in_hand", "lock", "pending")
+    __slots__ = ("dawdling", "doomed", "in_hand", "lock", "pending")
 
     def __init__(self, sock: socket.socket, session: Session, now_ns: int) -> None:
         super().__init__(sock, session, now_ns)
         self.lock = threading.Lock()
         self.pending: list[Request] = []  # in order; the reply to the first goes out first
         self.doomed: str | None = None  # to be closed: the kind of error, or ""
+        self.dawdling = False  # the head of its request is late; a reader is to give it up
         self.in_hand = False  # a reader has it, and will arm it again
 
     @property
@@ -306,6 +307,15 @@ class Network:
             held = connection.held  # the write stage drops it after a last reply
             if held is not None:
                 self._admit(connection, held, entering, counters)
+        if connection.dawdling:
+            connection.dawdling = False
+            if connection.session.hurry == connection.hurry:  # it has not come after all
+                counters.errors["slow"] += 1
+                request = connection.session.give_up()
+                if request is None:
+                    self._close(connection, "", counters)
+                    return 0
+                self._admit(connection, iter((request,)), entering, counters)
         if events & BROKEN and not connection.interest & READABLE:
             self._close(connection, "reset", counters)
             return 0
@@ -379,6 +389,14 @@ class Network:
             if not connection.closing and connection.at_rest and not connection.active:
                 connection.closing = True
                 self._settle(connection)
+
+    def hurry(self, connection: StagedConnection) -> None:
+        """Have a reader give up the request that does not come."""
+        with connection.lock:
+            if connection.doomed is None and not connection.closed and connection.held is None:
+                connection.dawdling = True
+                # A socket with little to send is writable: a reader comes at once.
+                self.readiness.arm(connection, READABLE | WRITABLE, force=True)
 
     def doom(self, connection: StagedConnection, error: str) -> None:
         """Have a reader close the connection.  Its lock is held."""

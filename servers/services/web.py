@@ -100,12 +100,8 @@ class Web(Service):
     Options = WebOptions
     options: WebOptions
 
-    about: Mapping[str, object]
-    """Facts for the landing page, a value with `://` in it as a link; set them before `start`."""
-
     def __init__(self, options: WebOptions) -> None:
         super().__init__(options)
-        self.about = {}
         self._root = DocumentRoot(options.docroot) if options.docroot else None
         self._disk = Disk(
             options.disk_ms, options.disk_slots, options.disk_faults, options.disk_seed
