@@ -175,6 +175,11 @@ class Application:
             ) from None
         self.control.start()
 
+    def close(self, stage: str, within_s: float) -> bool:
+        """Close one stage and wait for it; False if that took longer than `within_s`."""
+        self.runner.by_name[stage].source.close()
+        return self.runner.join(stage, time.monotonic() + within_s)
+
     def drain(self, within_s: float | None = None) -> bool:
         """Close the stages in order, each when those before it are done.
 

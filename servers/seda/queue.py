@@ -107,14 +107,12 @@ class EventQueue(Generic[E]):
         """
         lost: Sequence[E] = ()
         if self._accepts is not None:
-            accepts = self._accepts
-            lost = [event for event in events if not accepts(event)]
+            events, lost = self._filter(events, self._accepts)
+        lock = self._lock
+        lock.acquire()  # `with` costs a little more, and every batch comes through here
+        try:
             if lost:
                 self.losses["filtered"] += len(lost)
-                events = [event for event in events if accepts(event)]
-        lock = self._lock
-        lock.acquire()  # `with` costs a third more, and this is crossed by every batch
-        try:
             if not self._closed and self._room - len(self._events) >= len(events):
                 self._let_in(events, len(events))
                 return lost
@@ -128,6 +126,17 @@ class EventQueue(Generic[E]):
         if self.on_drop is not None:
             self.on_drop(unplaced)
         return lost
+
+    @staticmethod
+    def _filter(
+        events: Sequence[E], accepts: Callable[[E], bool]
+    ) -> tuple[Sequence[E], Sequence[E]]:
+        """Those that may come in, and the others."""
+        welcome: list[E] = []
+        refused: list[E] = []
+        for event in events:
+            (welcome if accepts(event) else refused).append(event)
+        return welcome, refused
 
     def _let_in(self, events: Sequence[E], count: int) -> None:
         if not count:

@@ -58,6 +58,10 @@ class Runner(ABC):
     def drain(self, deadline_s: float) -> bool:
         """Close and finish the stages, in order; False if `time.monotonic` passed the deadline."""
 
+    def join(self, stage: str, deadline_s: float) -> bool:
+        """Wait until threads that serve this stage alone have ended; False if too late."""
+        return True
+
     @abstractmethod
     def threads(self, stage: AnyStage) -> int:
         """Threads that serve this stage, alone or among others."""
@@ -146,11 +150,14 @@ class PoolPerStage(Runner):
         for stage in reversed(self.stages):  # consumers first
             self.pools[stage.name].start()
 
+    def join(self, stage: str, deadline_s: float) -> bool:
+        return self.pools[stage].join(deadline_s)
+
     def drain(self, deadline_s: float) -> bool:
         done = True
         for stage in self.stages:
             stage.source.close()
-            done = self.pools[stage.name].join(deadline_s) and done
+            done = self.join(stage.name, deadline_s) and done
         return done
 
     def threads(self, stage: AnyStage) -> int:
@@ -159,7 +166,10 @@ class PoolPerStage(Runner):
 
 
 class DirectCalls(Runner):
-    """One thread; to dispatch is to call."""
+    """One thread; to dispatch is to call.
+
+    What is put in from outside is handled on the thread that puts it.
+    """
 
     name = "direct"
 
@@ -325,8 +335,8 @@ class SharedThreads(Runner):
                 if room > 0:
                     queue.put(events[:room], False)
                     events = events[room:]
-                if not target.turn(self._tally(target)) and room <= 0:
-                    break  # closed, or others took what was there
+                if target.turn(self._tally(target)) is None:
+                    break  # it is closed
         lost = queue.put(events, False)
         if self._followers and len(queue):
             with self._work:

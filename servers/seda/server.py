@@ -115,7 +115,8 @@ class Seda(Architecture):
         self._stage_of = {step: name for name, step in steps.items()}
         names = ["accept", "read", *steps, "write"]
         given = parse_threads(options.threads, names)
-        self.readiness = Readiness(readers=given.get("read", 1))
+        readers = {"pools": given.get("read", 1), "shared": options.shared_threads, "direct": 1}
+        self.readiness = Readiness(readers[options.run])
         self.network = network = Network(
             self.readiness, self.service.session, self._counters, self.max_connections,
             self.server.max_unsent, self.server.receive_bytes,
@@ -307,7 +308,7 @@ class Seda(Architecture):
         """Stop accepting; let what is in flight come to its end; then the stages, in order."""
         deadline_s = time.monotonic() + self.server.grace_s
         self.network.stopping = True
-        self.application.stages[0].source.close()
+        self.application.close("accept", LINGER_S)
         self.listener.close()
         while self._connections() and time.monotonic() < deadline_s:
             for connection in self._connections():

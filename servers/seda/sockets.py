@@ -143,6 +143,7 @@ class Arrivals:
     def __init__(self, listener: socket.socket, failed: Callable[[], None]) -> None:
         self._listener = listener
         self._failed = failed
+        self._closed = False
         self._end = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._ready = select.poll()
         self._ready.register(listener, select.POLLIN)
@@ -164,12 +165,15 @@ class Arrivals:
                 while len(arrived) < most and (sock := accept(self._listener)) is not None:
                     arrived.append(sock)
             except OSError:
+                if self._closed:
+                    return None
                 self._failed()
                 time.sleep(ACCEPT_PAUSE_S)
             if arrived or timeout_s is not None:
                 return arrived
 
     def close(self) -> None:
+        self._closed = True
         os.eventfd_write(self._end, 1)
 
 

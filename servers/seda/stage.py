@@ -129,7 +129,10 @@ class Stage(Generic[E]):
             tally.faults += 1
             self._last_fault = f"{type(error).__name__}: {error}"
             if self._on_fault is not None:
-                self._on_fault(events, error)
+                try:
+                    self._on_fault(events, error)
+                except Exception:  # the stage outlives that too
+                    tally.faults += 1
         tally.busy_ns += now_ns() - begin_ns
         tally.batches += 1
         tally.events += len(events)
