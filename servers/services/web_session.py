@@ -76,6 +76,8 @@ class WebRequest(Request):
         self.last = False
         self.connection = None
         self.done = False
+        self.entered_ns = 0
+        self.trail = None
         self.target = target
         self.method = method
         self.manner = manner
