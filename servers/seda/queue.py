@@ -74,8 +74,8 @@ class EventQueue(Generic[E]):
         self.losses: dict[str, int] = {self.policy.name: 0, "filtered": 0, "closed": 0}
         self.delayed = at_least > 1
         """A consumer waits for more than one event."""
+        self.accepts = accepts
         self._room = capacity
-        self._accepts = accepts
         self._at_least = at_least
         self._within_s = within_s
         self._oldest_ns = 0  # when the queue was last empty, roughly: only for delayed queues
@@ -97,8 +97,13 @@ class EventQueue(Generic[E]):
         return sum(self.losses.values())
 
     def waited_ns(self) -> int:
-        """Time that all events so far have spent in here, together; only ever grows."""
-        return self._left_ns - self._came_ns + len(self._events) * now_ns()
+        """Time that all events so far have spent in here, together; only ever grows.
+
+        Takes the lock, unlike the counts: in the middle of a `put` the three
+        numbers disagree by the age of the machine.
+        """
+        with self._lock:
+            return self._left_ns - self._came_ns + len(self._events) * now_ns()
 
     def put(self, events: Sequence[E], wait: bool = True) -> Sequence[E]:
         """Let `events` in; return those that were lost and the producer must know of.
@@ -106,13 +111,11 @@ class EventQueue(Generic[E]):
         Waits for room if the policy says so and `wait` does not forbid it.
         """
         lost: Sequence[E] = ()
-        if self._accepts is not None:
-            events, lost = self._filter(events, self._accepts)
+        if self.accepts is not None:
+            events, lost = self.sift(events)
         lock = self._lock
         lock.acquire()  # `with` costs a little more, and every batch comes through here
         try:
-            if lost:
-                self.losses["filtered"] += len(lost)
             if not self._closed and self._room - len(self._events) >= len(events):
                 self._let_in(events, len(events))
                 return lost
@@ -127,16 +130,34 @@ class EventQueue(Generic[E]):
             self.on_drop(unplaced)
         return lost
 
-    @staticmethod
-    def _filter(
-        events: Sequence[E], accepts: Callable[[E], bool]
-    ) -> tuple[Sequence[E], Sequence[E]]:
-        """Those that may come in, and the others."""
+    def sift(self, events: Sequence[E]) -> tuple[Sequence[E], Sequence[E]]:
+        """Those that may come in, and the others, which are counted as lost."""
+        accepts = self.accepts
+        if accepts is None:
+            return events, ()
         welcome: list[E] = []
         refused: list[E] = []
         for event in events:
             (welcome if accepts(event) else refused).append(event)
+        if refused:
+            with self._lock:
+                self.losses["filtered"] += len(refused)
         return welcome, refused
+
+    def offer(self, events: Sequence[E]) -> Sequence[E]:
+        """Let in as many as there is room for now; the others come back, and are not lost yet.
+
+        Does not ask `accepts`.
+        """
+        with self._lock:
+            room = 0 if self._closed else self._room - len(self._events)
+            if room >= len(events):
+                self._let_in(events, len(events))
+                return ()
+            if room > 0:
+                self._let_in(events[:room], room)
+                return events[room:]
+        return events
 
     def _let_in(self, events: Sequence[E], count: int) -> None:
         if not count:
@@ -167,6 +188,8 @@ class EventQueue(Generic[E]):
         if self._closed:
             self.losses["closed"] += len(events)
             return events
+        if not isinstance(events, list | tuple):
+            events = list(events)  # a range makes its numbers anew each time it is asked
         arriving = set(map(id, events))
         lost = self.policy.overflow(self._events, events, self._room - len(self._events))
         evicted = sum(id(event) not in arriving for event in lost)
@@ -198,10 +221,14 @@ class EventQueue(Generic[E]):
                 if timeout_s == 0:
                     return []
                 self._takers += 1
-                delay_s = self._delay_s() if events else timeout_s
+                delay_s = timeout_s
+                if events:  # not enough yet
+                    delay_s = self._delay_s()
+                    if timeout_s is not None:
+                        delay_s = min(delay_s, timeout_s)
                 woken = self._something.wait(delay_s)
                 self._takers -= 1
-                if not woken and not events:
+                if not woken and delay_s == timeout_s and not self.ready:
                     return []
             count = len(events)
             if count <= most:
@@ -229,7 +256,7 @@ class EventQueue(Generic[E]):
     @property
     def ready(self) -> bool:
         """Would `take` return something without waiting?  A guess: taken without the lock."""
-        return bool(self._events) and (not self.delayed or self._delay_s() <= 0)
+        return bool(self._events) and (not self.delayed or self._closed or self._delay_s() <= 0)
 
     def close(self) -> None:
         """Take nothing more in; what is inside can still be taken out."""

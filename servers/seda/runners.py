@@ -17,11 +17,13 @@ stage's source has a `fileno` that tells when it has something.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -33,6 +35,9 @@ AnyStage = Stage[Any]
 
 POLL_BATCH = 16
 """Sources looked at in one system call."""
+
+FOLLOW_S = 0.05
+"""A follower looks by itself whether there is still a leader; pulled out of the air."""
 
 
 class Runner(ABC):
@@ -177,11 +182,21 @@ class DirectCalls(Runner):
         super().__init__(stages)
         self._waiter = _Waiter(stages)
         self._tallies = {stage.name: stage.tally() for stage in stages}
+        self._sift = {
+            stage.name: stage.source.sift
+            for stage in stages
+            if isinstance(stage.source, EventQueue) and stage.source.accepts
+        }
         self._below_ns = 0
         self._thread = threading.Thread(target=self._loop, name="direct", daemon=True)
 
     def dispatch(self, stage: str, events: Sequence[Any]) -> Sequence[Any]:
         """Call the stage's handler at once.  A stage's time is without that of those it calls."""
+        lost: Sequence[Any] = ()
+        if self._sift and stage in self._sift:
+            events, lost = self._sift[stage](events)
+            if not events:
+                return lost
         target = self.by_name[stage]
         tally = self._tallies[stage]
         above_ns, self._below_ns = self._below_ns, 0
@@ -190,7 +205,7 @@ class DirectCalls(Runner):
         spent_ns = tally.busy_ns - before_ns
         tally.busy_ns -= self._below_ns
         self._below_ns = above_ns + spent_ns
-        return ()
+        return lost
 
     def start(self) -> None:
         self._thread.start()
@@ -209,10 +224,13 @@ class DirectCalls(Runner):
             stage.source.close()
         self._waiter.end()
         self._thread.join(max(0.0, deadline_s - time.monotonic()))
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
+        self._waiter.close()
+        return True
 
     def threads(self, stage: AnyStage) -> int:
-        return int(self._thread.is_alive())
+        return 1
 
 
 class _Waiter:
@@ -239,23 +257,33 @@ class _Waiter:
         ready = []
         for descriptor, _ in found:
             if descriptor == self._end:
-                self.ended = True
+                os.eventfd_read(self._end)
             elif descriptor in stages:
                 ready.append(stages[descriptor])
         return ready
 
     def nudge(self) -> None:
         """Make whoever waits look around."""
-        os.eventfd_write(self._end, 1)
+        if self._end >= 0:
+            os.eventfd_write(self._end, 1)
 
     def end(self) -> None:
-        os.eventfd_write(self._end, 1)
+        self.ended = True
+        self.nudge()
+
+    def close(self) -> None:
+        """When nobody waits any more.  May be called twice."""
+        self._epoll.close()
+        end, self._end = self._end, -1
+        if end >= 0:
+            os.close(end)
 
 
 Choose = Callable[[Sequence[AnyStage], int], int]
-"""`choose(stages, last)`: the index of the stage that runs next, or -1 when none has events.
+"""`choose(stages, last)`: the index of the stage that runs next, or -1 when none is ready.
 
 `stages` are in the order in which events meet them; `last` is what ran before.
+A stage whose events still gather (`at_least`) has some and is not ready.
 """
 
 
@@ -263,14 +291,14 @@ def round_robin(stages: Sequence[AnyStage], last: int) -> int:
     """Each in turn."""
     count = len(stages)
     for step in range(1, count + 1):
-        if len(stages[(last + step) % count].source):
+        if stages[(last + step) % count].source.ready:
             return (last + step) % count
     return -1
 
 
 def longest_queue(stages: Sequence[AnyStage], last: int) -> int:
     """The one with the most to do."""
-    lengths = [len(stage.source) for stage in stages]
+    lengths = [len(stage.source) if stage.source.ready else 0 for stage in stages]
     most = max(lengths)
     return lengths.index(most) if most else -1
 
@@ -278,7 +306,7 @@ def longest_queue(stages: Sequence[AnyStage], last: int) -> int:
 def downstream_first(stages: Sequence[AnyStage], last: int) -> int:
     """The one nearest to the reply: what is begun is finished before more is begun."""
     for index in range(len(stages) - 1, -1, -1):
-        if len(stages[index].source):
+        if stages[index].source.ready:
             return index
     return -1
 
@@ -287,7 +315,7 @@ def cheapest_first(stages: Sequence[AnyStage], last: int) -> int:
     """The one whose events have cost the least so far (shortest job first)."""
     best, best_cost = -1, float("inf")
     for index, stage in enumerate(stages):
-        if len(stage.source) and (cost := stage.cost_ns) < best_cost:
+        if stage.source.ready and (cost := stage.cost_ns) < best_cost:
             best, best_cost = index, cost
     return best
 
@@ -303,9 +331,10 @@ SCHEDULES: dict[str, Choose] = {
 class SharedThreads(Runner):
     """`threads` threads for all stages; `schedule` chooses which runs next.
 
-    A thread runs stages as long as any has events.  Then one thread at a time
+    A thread runs stages as long as any is ready.  Then one thread at a time
     waits at the kernel for more, the others wait for what it finds (leader and
-    followers: Schmidt et al., PLoP 2000).
+    followers: Schmidt et al., PLoP 2000).  Whoever puts events in, from inside
+    or outside, wakes one of those that wait.
     """
 
     name = "shared"
@@ -318,8 +347,8 @@ class SharedThreads(Runner):
         self._queued = [stage for stage in stages if isinstance(stage.source, EventQueue)]
         self._waiter = _Waiter(stages)
         self._leader = threading.Lock()
-        self._work = threading.Condition()
-        self._followers = 0
+        self._leading = False  # somebody waits at the kernel, or is about to look once more
+        self._followers: deque[threading.Lock] = deque()  # each waits for its own
         self._ending = False
         self._local = threading.local()
         self._threads = [
@@ -330,18 +359,25 @@ class SharedThreads(Runner):
     def dispatch(self, stage: str, events: Sequence[Any]) -> Sequence[Any]:
         target = self.by_name[stage]
         queue: EventQueue[Any] = target.source  # type: ignore[assignment]
+        lost: Sequence[Any]
         if queue.policy.waits:
-            while (room := (queue.capacity or 0) - len(queue)) < len(events):
-                if room > 0:
-                    queue.put(events[:room], False)
-                    events = events[room:]
-                if target.turn(self._tally(target)) is None:
-                    break  # it is closed
-        lost = queue.put(events, False)
-        if self._followers and len(queue):
-            with self._work:
-                self._work.notify()
+            events, lost = queue.sift(events) if queue.accepts else (events, ())
+            while events := queue.offer(events):
+                if target.turn(self._tally(target)) is None:  # it is closed
+                    return [*lost, *queue.put(events, False)]
+        else:
+            lost = queue.put(events, False)
+        if self._followers or self._leading:
+            self._wake()
         return lost
+
+    def _wake(self) -> None:
+        """Have one that waits look at the queues: a follower, or else the leader."""
+        try:
+            self._followers.pop().release()
+        except IndexError:
+            if self._leading:
+                self._waiter.nudge()
 
     def start(self) -> None:
         for thread in self._threads:
@@ -363,15 +399,17 @@ class SharedThreads(Runner):
                 last = chosen
                 stage = stages[chosen]
                 if not stage.turn(self._tally(stage)):
-                    break  # somebody else was quicker, or a delayed stage gathers
-            if self._ending and not any(len(stage.source) for stage in stages):
+                    break  # somebody else was quicker
+            if self._ending and not any(stage.source.ready for stage in stages):
                 return
             if not self._leader.acquire(blocking=False):
                 self._follow()
                 continue
             try:
+                self._leading = True  # before the last look at the queues
                 ready = self._waiter.wait(self._patience_s())
             finally:
+                self._leading = False
                 self._leader.release()
             for stage in ready:
                 stage.turn(self._tally(stage))
@@ -385,24 +423,40 @@ class SharedThreads(Runner):
         return None
 
     def _follow(self) -> None:
-        with self._work:
-            self._followers += 1
-            self._work.wait(0.05)
-            self._followers -= 1
+        waiting = threading.Lock()
+        waiting.acquire()
+        self._followers.append(waiting)
+        if not self._ending and not any(stage.source.ready for stage in self._queued):
+            waiting.acquire(timeout=FOLLOW_S)
+        with contextlib.suppress(ValueError):  # who woke it has taken it out
+            self._followers.remove(waiting)
 
     def drain(self, deadline_s: float) -> bool:
-        for stage in self.stages:
-            stage.source.close()
+        """The threads end when they find nothing more to do; then the caller closes in order.
+
+        What is left then are events that gathered; they pass through stages
+        that are still open.
+        """
         self._ending = True
         self._waiter.end()
-        with self._work:
-            self._work.notify_all()
+        while self._followers:
+            self._wake()
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        ended = not any(thread.is_alive() for thread in self._threads)
+        for stage in self.stages:
+            stage.source.close()
+            while ended and time.monotonic() < deadline_s:
+                chosen = downstream_first(self._queued, 0)
+                if chosen < 0:
+                    break
+                self._queued[chosen].turn(self._tally(self._queued[chosen]))
+        if ended:
+            self._waiter.close()
+        return ended and not any(len(stage.source) for stage in self._queued)
 
     def threads(self, stage: AnyStage) -> int:
-        return sum(thread.is_alive() for thread in self._threads)
+        return len(self._threads)
 
 
 RUNNERS = ("pools", "shared", "direct")

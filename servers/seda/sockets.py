@@ -84,6 +84,7 @@ class Readiness:
     capacity = None
     events_in = None
     dropped = 0
+    ready = False  # the kernel tells only who waits for it
 
     def __init__(self, readers: int) -> None:
         self.connections: dict[int, StagedConnection] = {}
@@ -139,15 +140,16 @@ class Arrivals:
     capacity = None
     events_in = None
     dropped = 0
+    ready = False
 
     def __init__(self, listener: socket.socket, failed: Callable[[], None]) -> None:
         self._listener = listener
         self._failed = failed
         self._closed = False
         self._end = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._ready = select.poll()
-        self._ready.register(listener, select.POLLIN)
-        self._ready.register(self._end, select.POLLIN)
+        self._ready = select.epoll()  # several threads may ask it at once, unlike poll()
+        self._ready.register(listener.fileno(), READABLE)
+        self._ready.register(self._end, READABLE)
 
     def __len__(self) -> int:
         return 0  # the kernel does not tell
@@ -157,8 +159,7 @@ class Arrivals:
 
     def take(self, most: int, timeout_s: float | None = None) -> list[socket.socket] | None:
         while True:
-            timeout_ms = None if timeout_s is None else timeout_s * 1e3
-            if any(descriptor == self._end for descriptor, _ in self._ready.poll(timeout_ms)):
+            if any(descriptor == self._end for descriptor, _ in self._ready.poll(timeout_s)):
                 return None
             arrived: list[socket.socket] = []
             try:

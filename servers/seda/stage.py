@@ -52,6 +52,10 @@ class Source(Protocol[E_co]):
     def dropped(self) -> int:
         """Events that were refused or thrown away."""
 
+    @property
+    def ready(self) -> bool:
+        """Would `take` return something at once?  A guess; of use only where we keep the queue."""
+
     def __len__(self) -> int: ...
 
     def take(self, most: int, timeout_s: float | None = None) -> Sequence[E_co] | None:
