@@ -223,6 +223,7 @@ class Admission(Controller):
         self._smoothed_s: float | None = None
         self._sampled_ns = time.monotonic_ns()
         self._last = (time.monotonic_ns(), 0)
+        self._arrived = 0
         self._unlimited = True
 
     @property
@@ -267,7 +268,14 @@ class Admission(Controller):
                 sample.append(self._response_ns.popleft())
         except IndexError:
             pass
+        arrived = self.admitted + self.refused
+        idle = arrived == self._arrived
+        self._arrived = arrived
         if not sample:
+            if idle and not self._unlimited:  # what was measured is of a load that is gone
+                self._smoothed_s = None
+                self._unlimited = True
+                self.record(self.rate, self.rate, "no limit: nobody asks")
             return
         sample.sort()
         p90_s = sample[int(self.PERCENTILE * (len(sample) - 1))] / 1e9

@@ -10,6 +10,7 @@ written by the main thread, which has nothing else to do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import deque
@@ -30,16 +31,15 @@ class Tracer:
         self._finished: deque[Request] = deque(maxlen=MOST_WAITING)
         self._sampled = 0
         self._rows = 0
+        self._path = path
+        self._failed: OSError | None = None
+        process = {"ph": "M", "name": "process_name", "pid": os.getpid(), "args": {"name": "seda"}}
         try:
             self._file: IO[str] = open(path, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+            self._file.write('{"displayTimeUnit":"ms","traceEvents":[\n' + json.dumps(process))
+            self._file.flush()  # a full disk is known now
         except OSError as error:
-            raise UsageError(f"cannot write the trace to {path}: {error.strerror}") from None
-        self._file.write('{"displayTimeUnit":"ms","traceEvents":[\n')
-        self._file.write(
-            json.dumps(
-                {"ph": "M", "name": "process_name", "pid": os.getpid(), "args": {"name": "seda"}}
-            )
-        )
+            raise self._refusal(error) from None
 
     def wants(self) -> bool:
         """Shall the next sampled request be followed?"""
@@ -51,6 +51,13 @@ class Tracer:
 
     def write(self) -> None:
         """Write the paths that are complete."""
+        if self._failed is None:
+            try:
+                self._write()
+            except OSError as error:  # the disk is full: to serve goes before
+                self._failed = error
+
+    def _write(self) -> None:
         while self._finished:
             request = self._finished.popleft()
             self._rows += 1
@@ -68,6 +75,15 @@ class Tracer:
         self._file.write(",\n" + json.dumps(bar))
 
     def close(self) -> None:
+        """Raises UsageError if the file is not whole."""
         self.write()
-        self._file.write("\n]}\n")
-        self._file.close()
+        try:
+            with contextlib.closing(self._file):
+                self._file.write("\n]}\n")
+        except OSError as error:
+            self._failed = self._failed or error
+        if self._failed is not None:
+            raise self._refusal(self._failed)
+
+    def _refusal(self, error: OSError) -> UsageError:
+        return UsageError(f"cannot write the trace to {self._path}: {error.strerror}")
