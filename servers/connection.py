@@ -36,8 +36,8 @@ class Connection:
 
     __slots__ = (
         "active", "closed", "closing", "descriptor", "finished", "half_closed", "held", "hurry",
-        "hurry_ns", "interest", "outbox", "receive", "recv_into", "send", "session", "since_ns", "sock",
-        "unsent",
+        "hurry_ns", "interest", "outbox", "receive", "recv_into", "send", "session", "since_ns",
+        "sock", "unsent",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, session: Session, now_ns: int) -> None:

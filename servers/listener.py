@@ -161,7 +161,7 @@ def set_kernel_timeouts(sock: socket.socket, receive_s: float, send_s: float) ->
 
 
 def look_every_s(options: ServerOptions) -> float:
-    """How often a server looks for time-outs: a quarter of the shortest, at least 4 times a second."""
+    """How often a server looks for time-outs: a quarter of the shortest, at most 0.25 s."""
     return min(
         0.25,
         options.idle_timeout_s / 4,

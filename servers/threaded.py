@@ -70,7 +70,8 @@ class Conversation:
     """One connection and its thread's state."""
 
     __slots__ = (
-        "abandoned", "closing", "dawdling", "error", "hurry", "hurry_ns", "owed", "owed_bytes", "session", "sock", "turn", "writing",
+        "abandoned", "closing", "dawdling", "error", "hurry", "hurry_ns", "owed", "owed_bytes",
+        "session", "sock", "turn", "writing",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, session: Session) -> None:

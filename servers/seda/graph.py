@@ -24,8 +24,10 @@ def dot(title: str, stages: Sequence[dict[str, Any]]) -> str:
 def mermaid(title: str, stages: Sequence[dict[str, Any]]) -> str:
     """Mermaid, which repositories' pages draw."""
     lines = ["---", f"title: {title}", "---", "flowchart LR"]
-    for stage in stages:
-        lines.append(f'  {stage["name"]}["{stage["name"]}<br/><small>{_caption(stage)}</small>"]')
+    lines += [
+        f'  {stage["name"]}["{stage["name"]}<br/><small>{_caption(stage)}</small>"]'
+        for stage in stages
+    ]
     lines += [f"  {stage['name']} --> {target}" for stage in stages for target in stage["to"]]
     blocking = [stage["name"] for stage in stages if stage.get("blocking")]
     if blocking:
