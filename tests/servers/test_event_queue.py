@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from servers.options import UsageError
 from servers.seda import EventQueue
 
 DEADLINE_S = 30.0
@@ -39,9 +41,42 @@ def test_it_is_a_list_with_two_ends(actions: list[list[int] | int]) -> None:
         assert len(queue) == len(model)
 
 
-def test_a_queue_without_room_is_refused() -> None:
-    with pytest.raises(ValueError, match="room"):
-        EventQueue(0)
+@pytest.mark.parametrize("capacity", [0, -1])
+def test_a_queue_without_room_is_refused(capacity: int) -> None:
+    with pytest.raises(UsageError, match="room"):
+        EventQueue(capacity)
+
+
+def test_nothing_is_no_event() -> None:
+    queue: EventQueue[int] = EventQueue(1)
+    for events in ([], (), range(0)):
+        assert queue.put(events) == ()
+    assert (len(queue), queue.events_in, queue.dropped) == (0, 0, 0)
+
+
+def test_who_does_not_want_to_wait_does_not() -> None:
+    queue: EventQueue[int] = EventQueue(2)
+    assert queue.take(10, 0) == []
+    assert queue.take(10, 0.01) == []
+    assert list(queue.put(range(5), wait=False)) == [2, 3, 4]
+    assert queue.losses["block"] == 3
+    assert queue.take(10, 0) == [0, 1]
+    queue.close()
+    assert queue.take(10, 0) is None
+    assert queue.take(10, 0.01) is None
+
+
+def test_what_is_offered_comes_back_if_there_is_no_room_and_is_not_lost() -> None:
+    queue: EventQueue[int] = EventQueue(3)
+    assert queue.offer([]) == ()
+    assert queue.offer([1, 2]) == ()
+    assert queue.offer([3, 4, 5]) == [4, 5]
+    assert queue.offer([4, 5]) == [4, 5]
+    assert queue.take(10) == [1, 2, 3]
+    assert (queue.events_in, queue.dropped) == (3, 0)
+    queue.close()
+    assert queue.offer([6]) == [6]
+    assert queue.dropped == 0
 
 
 def test_a_producer_waits_for_room_and_the_queue_never_exceeds_its_capacity() -> None:
@@ -134,3 +169,34 @@ def test_every_event_crosses_once_and_in_its_producers_order(
             order = [number for producer, number in mine if producer == who]
             assert order == sorted(order)
     assert queue.events_in == producers * each
+
+
+def test_time_in_the_queue_only_ever_grows_and_is_that_of_the_events_in_it() -> None:
+    queue: EventQueue[int] = EventQueue(64)
+    done = threading.Event()
+
+    def cross() -> None:
+        while not done.is_set():
+            queue.put(range(10))
+            queue.take(10)
+
+    begin_ns = time.monotonic_ns()
+    with thread(cross), thread(cross):
+        before = 0
+        for _ in range(2000):
+            waited_ns = queue.waited_ns()
+            assert before <= waited_ns <= 64 * (time.monotonic_ns() - begin_ns)
+            before = waited_ns
+        done.set()
+    assert len(queue) == 0
+    assert queue.waited_ns() == queue.waited_ns() >= before  # nobody waits any more
+
+
+def test_events_that_nobody_takes_wait_on() -> None:
+    queue: EventQueue[int] = EventQueue(4)
+    assert queue.waited_ns() == 0
+    queue.put([1, 2])
+    first = queue.waited_ns()
+    while (second := queue.waited_ns()) == first:
+        pass
+    assert second > first

@@ -37,6 +37,11 @@ class Slow(Session):
         return self.idle_now
 
 
+def nowhere(stage: str, events: Sequence[object]) -> Sequence[object]:
+    """To dispatch: there is no other stage."""
+    return ()
+
+
 @contextmanager
 def network(readers: int) -> Iterator[tuple[Network, StagedConnection, Slow, socket.socket]]:
     """A network of one connection, and the other end of it."""
@@ -46,7 +51,6 @@ def network(readers: int) -> Iterator[tuple[Network, StagedConnection, Slow, soc
     built = Network(readiness, lambda: session, lambda: counters, 10, 1000, 1000)
     ours, theirs = socket.socketpair()
     connection = StagedConnection(ours, session, 0)
-    built.reply = built.write  # no stage: at once, on this thread
     readiness.add(connection)
     with ours, theirs:
         yield built, connection, session, theirs
@@ -72,16 +76,16 @@ def test_a_connection_reported_to_two_readers_is_read_by_one() -> None:
             net.readiness.arm(connection, READABLE | WRITABLE)
         late = net.readiness.take(10)
         assert late is not None
-        with thread(lambda: net.read(late)):
+        with thread(lambda: net.read(late, nowhere)):
             assert session.entered.acquire(timeout=DEADLINE_S)
             client.sendall(b"second")
-            net.read(early)  # does not wait inside the session
+            net.read(early, nowhere)  # does not wait inside the session
             assert session.chunks == [b"first"]
             session.let_go.set()
         # Nothing was lost: it is armed again, and the rest is there to be read.
         again = net.readiness.take(10)
         assert again is not None
-        net.read(again)
+        net.read(again, nowhere)
         assert session.chunks == [b"first", b"second"]
 
 
@@ -95,7 +99,7 @@ def test_an_old_report_does_not_read_what_is_not_to_be_read_now() -> None:
         with connection.lock:
             connection.held = iter(held)
             net.readiness.arm(connection, WRITABLE)
-        net.read(early)
+        net.read(early, nowhere)
         assert session.chunks == []
         assert connection.held is not None
         assert list(connection.held) == held
