@@ -1,4 +1,6 @@
-"""The service `script`: a client says in each line how its request is to be served.
+"""Services for tests: `script`, and `faulty`, which is `web` with two doors more.
+
+`script`: a client says in each line how its request is to be served.
 
     echo TEXT      one step
     hop N TEXT     N steps, one after the other
@@ -10,7 +12,10 @@
     last TEXT      the connection ends with this reply
     garble         the session raises
 
-`python -m tests.conformance.script` is `python -m servers` with this service.
+`faulty`: a step raises for `/raise`; a file whose path begins with `/vanishing` is
+removed when the page cache has missed it, before the disk is read.
+
+`python -m tests.conformance.script` is `python -m servers` with these services.
 """
 
 from __future__ import annotations
@@ -19,10 +24,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from servers.__main__ import main
 from servers.service import Request, Service, Session, Step, step
 from servers.services import SERVICES
+from servers.services.web import Web, WebOptions
+from servers.services.web_session import WebRequest
 
 
 class Line(Request):
@@ -114,6 +122,26 @@ class Script(Service):
             super().fail(request, error)
 
 
+class FaultyWeb(Web):
+    name = "faulty"
+
+    def __init__(self, options: WebOptions) -> None:
+        super().__init__(options)
+        self._routes["/raise"] = (self.raises, None)
+
+    @step(to=("read_file", "respond"))
+    def lookup(self, request: WebRequest) -> Step | None:
+        following = super().lookup(request)
+        if request.path.startswith("/vanishing"):
+            Path(self.options.docroot + request.path).unlink()
+        return following
+
+    @step
+    def raises(self, request: WebRequest) -> Step | None:
+        raise LookupError("on purpose")
+
+
 if __name__ == "__main__":
+    SERVICES["faulty"] = "tests.conformance.script:FaultyWeb"
     SERVICES["script"] = "tests.conformance.script:Script"
     sys.exit(main())

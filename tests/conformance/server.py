@@ -33,7 +33,13 @@ DEADLINE_S = 30.0
 OPTIONS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "threaded": ((), ("--writers", "4")),
     "eventloop": ((), ("--poller", "poll"), ("--poller", "select")),
-    "seda": ((), ("--threads", "read=3,acknowledge=2,write=2")),
+    "seda": (
+        (),
+        ("--threads", "accept=2,read=3,acknowledge=2,write=2"),
+        ("--run", "shared"),
+        ("--run", "shared", "--shared-threads", "3", "--schedule", "round_robin"),
+        ("--run", "direct"),
+    ),
 }
 """The variants of each architecture that must behave alike; one without an entry has one."""
 
@@ -45,7 +51,7 @@ VARIANTS = [
 
 BURST = "servers"
 SCRIPT = "tests.conformance.script"
-"""Modules that serve: the real one, and the one that also knows the service `script`."""
+"""Modules that serve: the real one, and the one that knows the services for tests as well."""
 
 Stats = dict[str, Any]
 
@@ -129,7 +135,7 @@ class Server:
             said = self._errors()
         finally:
             self._reap()
-        assert (status, said) == (0, "")
+        assert (status, said) == (0, ""), f"exit status {status}; standard error: {said}"
 
     def stop(self) -> None:
         if self._stderr.closed:  # already waited for
