@@ -159,8 +159,8 @@ def check(config: Figure1) -> None:
     if needed > limit:
         raise UserError(
             f"{most} connections need {needed} descriptors a process and the hard limit is {limit} "
-            "(RLIMIT_NOFILE, ulimit -Hn); raise it with 'ulimit -Hn' as root or LimitNOFILE= or "
-            "/etc/security/limits.conf, or ask for fewer connections"
+            f"(RLIMIT_NOFILE, ulimit -Hn); raise it: 'ulimit -Hn {needed}' as root, LimitNOFILE= "
+            "or /etc/security/limits.conf, or ask for fewer connections"
         )
     low, high = machine.ephemeral_ports()
     if most > high - low + 1:
