@@ -9,7 +9,7 @@ from typing import Any
 from loadgen.recorder import Timeline
 from loadgen.target import LoadError, Target
 
-SEND_BUFFERS_BYTES = 256 << 20
+SEND_BUFFERS_BYTES = 1 << 30
 """For all send buffers together; one of more than 128 KiB gained nothing at 1, 64, 1024."""
 
 

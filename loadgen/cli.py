@@ -117,7 +117,7 @@ buffers are full, bytes flow that no server has read.""",
     type=int,
     metavar="BYTES",
     help="SO_SNDBUF of each connection; 0 leaves it to the kernel.  "
-    "[default: 131072, less beyond 2048 connections]",
+    "[default: 131072, less beyond 8192 connections]",
 )
 @click.option(
     "--coalesce/--no-coalesce",

@@ -61,7 +61,7 @@ def run() -> None:
 @click.option("--connections", callback=_levels, metavar="N,N,...", help="The levels.")
 @click.option("--repeats", type=click.IntRange(min=1), help="Trials of each server at each level.")
 @click.option("--duration", "duration_s", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Length of the measured window, in seconds.")  # fmt: skip  # noqa: E501
-@click.option("--warmup", "warmup_s", type=click.FloatRange(min=0), metavar="S", help="Warm-up before it, in seconds; grows by as much with every 1024 connections, while kernel buffers fill.")  # fmt: skip  # noqa: E501
+@click.option("--warmup", "warmup_s", type=click.FloatRange(min=0), metavar="S", help="Warm-up before it, in seconds; to it is added a second for every 512 connections, 8 at most, while kernel buffers fill.  [default: 1; 0.3 with --quick]")  # fmt: skip  # noqa: E501
 @click.option("--seed", type=click.IntRange(min=0), help="Draws the order of the trials.  [default: 2001]")  # fmt: skip  # noqa: E501
 @click.option("--packets", type=click.IntRange(min=1), help="Packets in a burst.  [default: 1000]")
 @click.option("--packet-bytes", type=click.IntRange(min=1), help="Bytes in a packet.  [default: 8192]")  # fmt: skip  # noqa: E501

@@ -41,7 +41,7 @@ def descriptors() -> Check:
         "descriptor limit", f"{limit} (hard)",
         "" if limit >= needed else
         f"a connection is a descriptor on each side; the full figure1 needs {needed}. "
-        "Raise the hard limit: 'ulimit -Hn' as root, or /etc/security/limits.conf",
+        f"Raise the hard limit: 'ulimit -Hn {needed}' as root, or /etc/security/limits.conf",
     )  # fmt: skip
 
 

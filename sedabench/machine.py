@@ -267,6 +267,14 @@ class Interpreter:
         return f"{self.facts['implementation']} {self.facts['version']} ({gil})"
 
 
+def nearby(path: str) -> str:
+    """`path` from the current folder if it is inside: what is published names no one's home."""
+    try:
+        return str(Path(path).absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return path
+
+
 def probe_interpreter(path: str) -> Interpreter:
     """Ask an interpreter what it is.
 

@@ -2,7 +2,7 @@
 
 A new experiment is one new file here and one line below.  Its module has the
 functions of `Experiment`; its settings are a frozen dataclass, so that the
-command line, a suite file and a notebook can all make one.
+command line and a notebook can both make one.
 """
 
 from __future__ import annotations

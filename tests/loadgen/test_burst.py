@@ -373,7 +373,8 @@ def test_nonsense_is_refused_by_the_name_of_its_option(changes: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("connections", "send_buffer"), [(1, 131072), (2048, 131072), (8192, 32768), (10**6, 16384)]
+    ("connections", "send_buffer"),
+    [(1, 131072), (2048, 131072), (8192, 131072), (16384, 65536), (10**6, 16384)],
 )
 def test_send_buffers_shrink_with_the_number_of_connections(
     connections: int, send_buffer: int
