@@ -81,7 +81,7 @@ _COUNTERS = {
     "replies": "Replies made.",
     "rejected": "Requests shed.",
 }
-_STAGE_COUNTERS = ("batches", "events_in", "events_out", "dropped")
+_STAGE_COUNTERS = ("batches", "events_in", "events_out", "dropped", "faults")
 
 
 def metrics(stats: dict[str, Any]) -> str:

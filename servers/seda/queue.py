@@ -86,8 +86,9 @@ class EventQueue(Generic[E]):
         self._takers = 0  # threads that wait for something
         self._putters = 0  # threads that wait for room
         self._closed = False
-        self._came_ns = 0  # sum of the times at which events came
-        self._left_ns = 0  # sum of the times at which events left
+        # Sum of the times at which events left less that at which they came, and how many
+        # are inside.  One object, so that a reader without the lock sees a pair that agrees.
+        self._crossed = (0, 0)
 
     def __len__(self) -> int:
         return len(self._events)
@@ -97,13 +98,14 @@ class EventQueue(Generic[E]):
         return sum(self.losses.values())
 
     def waited_ns(self) -> int:
-        """Time that all events so far have spent in here, together; only ever grows.
+        """Time that all events so far have spent in here, together; only ever grows."""
+        balance_ns, inside = self._crossed
+        return balance_ns + inside * now_ns()
 
-        Takes the lock, unlike the counts: in the middle of a `put` the three
-        numbers disagree by the age of the machine.
-        """
-        with self._lock:
-            return self._left_ns - self._came_ns + len(self._events) * now_ns()
+    def _cross(self, came: int, left: int) -> None:
+        """So many events come, and so many leave, now.  The lock is held."""
+        balance_ns, inside = self._crossed
+        self._crossed = (balance_ns + (left - came) * now_ns(), inside + came - left)
 
     def put(self, events: Sequence[E], wait: bool = True) -> Sequence[E]:
         """Let `events` in; return those that were lost and the producer must know of.
@@ -166,7 +168,7 @@ class EventQueue(Generic[E]):
             self._oldest_ns = now_ns()
         self._events.extend(events)
         self.events_in += count
-        self._came_ns += count * now_ns()
+        self._cross(came=count, left=0)
         if self._takers:
             self._something.notify()
 
@@ -194,10 +196,8 @@ class EventQueue(Generic[E]):
         lost = self.policy.overflow(self._events, events, self._room - len(self._events))
         evicted = sum(id(event) not in arriving for event in lost)
         came = len(events) - (len(lost) - evicted)
-        now = now_ns()
         self.events_in += came
-        self._came_ns += came * now
-        self._left_ns += evicted * now
+        self._cross(came, evicted)
         self.losses[self.policy.name] += len(lost)
         if came and self._takers:
             self._something.notify()
@@ -240,7 +240,7 @@ class EventQueue(Generic[E]):
                 batch = [popleft() for _ in range(most)]
                 if self._takers:  # enough is left for somebody else
                     self._something.notify()
-            self._left_ns += count * now_ns()
+            self._cross(came=0, left=count)
             if self._putters:
                 self._some_room.notify_all()
             return batch
