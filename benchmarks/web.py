@@ -129,9 +129,11 @@ def wrk(port: int, connections: int, seconds: float) -> float:
 Servers = dict[str, Callable[[Path], AbstractContextManager[int]]]
 
 
-def measure(servers: Servers, levels: Sequence[int], effort: Effort) -> dict[tuple[str, int], list[float]]:
+def measure(
+    servers: Servers, levels: Sequence[int], effort: Effort
+) -> dict[tuple[str, int], list[float]]:
     """Requests/s of every server at every level, taking turns in a random order."""
-    found: dict[tuple[str, int], list[float]] = {}
+    found: Rates = {}
     order = random.Random(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

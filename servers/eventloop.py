@@ -22,7 +22,7 @@ from typing import Protocol
 from servers.architecture import Architecture
 from servers.connection import BROKEN, READABLE, WRITABLE, Connection
 from servers.listener import accept, connection_limit, look_every_s
-from servers.options import option
+from servers.options import UsageError, option
 from servers.service import Request
 
 FD_SETSIZE = 1024
@@ -55,6 +55,11 @@ class EventLoop(Architecture):
     def limit_connections(self) -> int:
         if self.options.poller != "select":
             return super().limit_connections()
+        if self.listener.fileno() >= FD_SETSIZE:
+            raise UsageError(
+                f"select() watches descriptors under {FD_SETSIZE} and these are taken; "
+                "close what this process inherits, or use --poller epoll"
+            )
         selectable = connection_limit(
             self.server.max_connections, FD_SETSIZE, "the limit of select()",
             "ask for fewer, or use --poller epoll",
@@ -210,7 +215,8 @@ class EventLoop(Architecture):
                 return
             if sock is None:
                 return
-            if len(self.connections) >= self.max_connections:
+            beyond = self.options.poller == "select" and sock.fileno() >= FD_SETSIZE
+            if beyond or len(self.connections) >= self.max_connections:
                 counters.refused += 1
                 sock.close()
                 continue
