@@ -126,12 +126,11 @@ def wrk(port: int, connections: int, seconds: float) -> float:
     return float(found.group(1))
 
 
+Rates = dict[tuple[str, int], list[float]]
 Servers = dict[str, Callable[[Path], AbstractContextManager[int]]]
 
 
-def measure(
-    servers: Servers, levels: Sequence[int], effort: Effort
-) -> dict[tuple[str, int], list[float]]:
+def measure(servers: Servers, levels: Sequence[int], effort: Effort) -> Rates:
     """Requests/s of every server at every level, taking turns in a random order."""
     found: Rates = {}
     order = random.Random(1)
