@@ -99,8 +99,12 @@ class EventQueue(Generic[E]):
 
     def waited_ns(self) -> int:
         """Time that all events so far have spent in here, together; only ever grows."""
-        balance_ns, inside = self._crossed
-        return balance_ns + inside * now_ns()
+        while True:
+            crossed = self._crossed
+            now = now_ns()
+            if crossed is self._crossed:  # else it may be later than it seems
+                balance_ns, inside = crossed
+                return balance_ns + inside * now
 
     def _cross(self, came: int, left: int) -> None:
         """So many events come, and so many leave, now.  The lock is held."""
