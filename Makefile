@@ -26,7 +26,7 @@ figures: $(READY)  ## set up, run the main job, say where the figures are
 	$(BIN)/sedabench run figure1 --quick
 
 test: $(READY)  ## set up, run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: $(READY)  ## lint and types
 	$(BIN)/ruff check .

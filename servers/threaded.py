@@ -376,9 +376,9 @@ class Threaded(Architecture):
                 self._close(conversation, counters)
 
     def _close(self, conversation: Conversation, counters: Counters) -> None:
-        conversation.sock.close()
-        if conversation.error:
+        if conversation.error:  # before the peer can know
             counters.errors[conversation.error] += 1
+        conversation.sock.close()
         counters.closed += 1
         self.conversations.discard(conversation)
 

@@ -426,8 +426,8 @@ class Network:
             if connection.closed:
                 return
             connection.closed = True
+            if error:  # before the peer can know
+                counters.errors[error] += 1
             self.readiness.remove(connection)
             connection.sock.close()
-        if error:
-            counters.errors[error] += 1
         counters.closed += 1

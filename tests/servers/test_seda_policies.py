@@ -55,7 +55,7 @@ def full(policy: Policy | str, capacity: int = 3) -> tuple[EventQueue[int], list
         ("drop_oldest", [3, 4, 5], [], [1, 2]),
         (KeepThePaying(), [1, 2, 3], [], [4, 5]),
     ],
-    ids=str,
+    ids=("reject", "drop_newest", "drop_oldest", "of one's own"),
 )
 def test_of_five_events_three_find_room(
     policy: Policy | str, waiting: list[int], returned: list[int], dropped: list[int]
