@@ -183,6 +183,7 @@ class _Burst:
         self.next_boundary_ns = 0
         self.next_scan_ns = 0
         self.sample: bytes = b""  # the first unexpected bytes, to name what speaks there
+        self.sample_when = ""
         self.send_buffer_bytes = 0
         if config.chosen_send_buffer_bytes:
             # The kernel doubles what it is asked for and caps it at net.core.wmem_max.
@@ -277,7 +278,7 @@ class _Burst:
             return False
         connection.acked += len(data)
         if connection.left or connection.acked > ACK_BYTES:
-            self.sample = self.sample or data
+            self._keep_sample(connection, data)
             self._drop(connection, fd, "unexpected_bytes")
             return False
         now = connection.progress_ns = time.monotonic_ns()
@@ -297,10 +298,19 @@ class _Burst:
         except OSError:
             last_words = b""
         if last_words:
-            self.sample = self.sample or last_words
+            self._keep_sample(connection, last_words)
             self._drop(connection, fd, "unexpected_bytes")
         else:
             self._drop(connection, fd, error_kind(error.errno))
+
+    def _keep_sample(self, connection: _Connection, data: bytes) -> None:
+        if not self.sample:
+            self.sample = data
+            self.sample_when = (
+                "before a whole burst had been sent to it"
+                if connection.left
+                else f"where an ACK of {ACK_BYTES} bytes was due"
+            )
 
     def _drop(self, connection: _Connection, fd: int, kind: str) -> None:
         self.errors[kind] += 1
@@ -367,10 +377,10 @@ class _Burst:
 
     def result(self) -> BurstResult:
         config, errors = self.config, self.errors
-        if self.begin is None and self.sample:
+        if self.sample and not self.open and not self.latencies_ns:
             raise LoadError(
                 f"{config.target} does not speak the burst protocol: "
-                f"it sent {self.sample[:24]!r} before a whole burst had been sent to it; "
+                f"it sent {self.sample[:24]!r} {self.sample_when}; "
                 f"is that the right port, with the same --packets and --packet-bytes?"
             )
         begin = self.begin or _Mark.nothing()
@@ -419,7 +429,24 @@ class _Burst:
             reasons.append(f"every connection broke {when} the window")
         if not window_bytes:
             reasons.append("no bytes were sent in the window")
+        if self._never_acknowledged():
+            reasons.append("no burst was ever acknowledged")
         return reasons
+
+    def _never_acknowledged(self) -> bool:
+        """No ACK in the whole run, though one was due for longer than its burst took to send.
+
+        A server that only reads would pass for a fast one.  An ACK that is not
+        yet that late may be under way: with thousands of connections in lock
+        step the first bursts are sent just before the end.
+        """
+        if self.latencies_ns:
+            return False
+        ended_ns = self.timeline.t_ns[-1]
+        return any(
+            not c.left and ended_ns - c.progress_ns > c.progress_ns - c.started_ns
+            for c in self.open.values()
+        )
 
     def _warnings(self, begin: _Mark, end: _Mark, bursts: int, cpu: float) -> list[str]:
         found = []

@@ -136,14 +136,11 @@ def serve(python: str, arguments: tuple[str, ...]) -> NoReturn:
     """
     from sedabench.machine import probe_interpreter
 
-    if python == sys.executable:
-        environment = dict(os.environ)
-    else:
-        environment = probe_interpreter(python).environment
+    environment = probe_interpreter(python).environment
     environment["SEDABENCH_PROG"] = "sedabench serve"
     sys.stdout.flush()
     try:
-        os.execvpe(python, [python, "-m", "servers", *arguments], environment)
+        os.execvpe(python, [python, "-P", "-m", "servers", *arguments], environment)
     except OSError as error:
         raise UserError(
             f"{python!r} cannot be started ({error.strerror}); give --python the path of a Python"
@@ -215,7 +212,8 @@ def plot(folder: Path) -> None:
         drawn = find(loaded.manifest["experiment"]).draw(loaded)
         if drawn:
             summary.show(loaded, standard_output())
-    except (KeyError, TypeError) as error:  # a manifest that lacks what a figure says
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        # A manifest that lacks what a figure says, or says it in another type.
         raise UserError(
             f"{folder} is damaged: {one_line(repr(error))} in manifest.json; restore it"
         ) from None

@@ -130,7 +130,7 @@ def _report(console: Any, finished: Run, outcome: Outcome) -> None:
 
     if len(finished.trials):
         summary.show(finished, console)
-    for warning in finished.manifest["warnings"]:
+    for warning in finished.manifest.get("warnings", ()):
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     figure = finished.path / "figure.png"
     if outcome.signum is not None:

@@ -254,7 +254,10 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Interpreter:
-    """An interpreter that can run `servers`, and how it is to be started."""
+    """An interpreter that can run `servers`, and how it is to be started.
+
+    With -P: a folder `servers` or `loadgen` in a person's own folder is not ours.
+    """
 
     path: str
     facts: dict[str, Any]
@@ -275,6 +278,15 @@ def nearby(path: str) -> str:
         return path
 
 
+def command_line() -> list[str]:
+    """The command that this process was started with, as it is published: see `nearby`."""
+    name = Path(sys.argv[0]).name
+    return [
+        "sedabench" if name == "__main__.py" else name,
+        *(nearby(word) if Path(word).is_absolute() else word for word in sys.argv[1:]),
+    ]
+
+
 def probe_interpreter(path: str) -> Interpreter:
     """Ask an interpreter what it is.
 
@@ -285,8 +297,9 @@ def probe_interpreter(path: str) -> Interpreter:
     """
     try:
         done = subprocess.run(
-            [path, "-c", _PROBE], capture_output=True, text=True, timeout=30, check=False
-        )
+            [path, "-c", _PROBE], capture_output=True, text=True, timeout=30, check=False,
+            env={**os.environ, "PYTHONSAFEPATH": "1"},  # as -P, which an old one does not know
+        )  # fmt: skip
         found = json.loads(done.stdout)
         old = tuple(found.pop("version_info")) < (3, 11)
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError, AttributeError):
@@ -300,4 +313,4 @@ def probe_interpreter(path: str) -> Interpreter:
         home = Path(__file__).resolve().parent.parent
         others: Sequence[str] = filter(None, [os.environ.get("PYTHONPATH")])  # type: ignore[assignment]
         environment["PYTHONPATH"] = os.pathsep.join([str(home), *others])
-    return Interpreter(path, {"path": path, **found}, environment)
+    return Interpreter(path, {"path": nearby(path), **found}, environment)

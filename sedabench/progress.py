@@ -7,6 +7,8 @@ cores that are being measured.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,8 +24,15 @@ def standard_output() -> Console:
     """The console of the command; a table in a pipe or a file is not squeezed to 80 columns."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 120))
+    class Lasting(Console):
+        """Falls silent when its reader goes (`run ... | head`); rich would end the process."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    console = Lasting()
+    return console if console.is_terminal else Lasting(width=max(console.width, 120))
 
 
 class Progress:

@@ -26,6 +26,7 @@ import csv
 import fcntl
 import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -184,8 +185,12 @@ class RunWriter:
         """Keep a finished trial: its raw record first, then its row."""
         name = f"{row['trial']:03d}.json"
         write_atomically(self.path / "trials" / name, _json(raw))
-        self._rows.append({column: _text(row[column]) for column in self.columns})
-        self._write_rows()
+        try:
+            self._rows.append({column: _text(row[column]) for column in self.columns})
+            self._write_rows()
+        except KeyboardInterrupt:  # the trial is measured: file and memory must agree about it
+            self._write_rows()
+            raise
 
     def update(self, **fields: Any) -> None:
         """Set top-level fields of the manifest."""
@@ -289,7 +294,9 @@ def read_folder(path: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
             try:
                 missing = _value(row[name], kind) is None
             except ValueError:
-                raise _damaged(path, f"{where}: {name} is {row[name]!r}, not {kind}") from None
+                raise _damaged(
+                    path, f"{where}: {name} is {row[name]!r}, not {kind} (64 bits, finite)"
+                ) from None
             if missing and name in ("trial", "valid"):
                 raise _damaged(path, f"{where}: {name} is missing")
         trial = int(row["trial"])
@@ -300,6 +307,13 @@ def read_folder(path: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
         seen.add(trial)
         rows.append(row)
     return manifest, rows
+
+
+_DESCRIPTIVE = {
+    "machine": dict, "versions": dict, "interpreters": dict, "git": dict, "warnings": list,
+    "resumed": list,
+}  # fmt: skip
+"""What a manifest may lack, but not have in another type."""
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -315,6 +329,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             raise _damaged(path, f"{MANIFEST} has no usable {key!r}")
     if manifest["schema"] > SCHEMA:
         raise DamagedRunError(f"{path} was made by a newer version of sedabench; use that version")
+    for key, kind in _DESCRIPTIVE.items():
+        if manifest.get(key) is not None and not isinstance(manifest[key], kind):
+            raise _damaged(path, f"{MANIFEST} has no usable {key!r}")
     if not all(isinstance(cell, dict) for cell in manifest["plan"]):
         raise _damaged(path, f"{MANIFEST} has no usable 'plan'")
     result: dict[str, Any] = manifest
@@ -326,12 +343,10 @@ def _columns(path: Path, manifest: Mapping[str, Any]) -> dict[str, Kind]:
         kinds = {name: column["type"] for name, column in manifest["columns"].items()}
     except (TypeError, KeyError):
         kinds = {}
-    if not {"trial", "valid"} <= set(kinds) or set(kinds.values()) - {
-        "int",
-        "float",
-        "bool",
-        "str",
-    }:
+    known = ("int", "float", "bool", "str")
+    if (kinds.get("trial"), kinds.get("valid")) != ("int", "bool") or not all(
+        isinstance(kind, str) and kind in known for kind in kinds.values()
+    ):
         raise _damaged(path, f"{MANIFEST} has no usable 'columns'")
     return kinds
 
@@ -354,7 +369,10 @@ def _value(text: str, kind: Kind) -> Value:
         if text not in ("True", "False"):
             raise ValueError(text)
         return text == "True"
-    return int(text) if kind == "int" else float(text)
+    value = int(text) if kind == "int" else float(text)
+    if not (-(2**63) <= value < 2**63 if kind == "int" else math.isfinite(value)):
+        raise ValueError(text)
+    return value
 
 
 def _damaged(path: Path, what: str) -> DamagedRunError:

@@ -74,6 +74,11 @@ def carry_out(
     plan: list[Cell] = writer.manifest["plan"]
     finished = writer.finished
     missing = [cell for cell in plan if cell["trial"] not in finished]
+    if not missing:
+        if writer.manifest.get("status") != "complete":  # killed after the last row
+            ended = writer.manifest.get("ended_utc") or utc_now()
+            writer.update(status="complete", ended_utc=ended)
+        return Outcome(len(finished), len(plan), None)
     writer.update(status="running")
     signum: int | None = None
     left_s = sum(map(estimate_s, missing))
@@ -93,10 +98,10 @@ def carry_out(
     return Outcome(len(writer.finished), len(plan), signum)
 
 
-def note_resume(writer: RunWriter) -> list[str]:
+def note_resume(writer: RunWriter, interpreter: machine.Interpreter) -> list[str]:
     """Record in the manifest that the run is continued; return what differs from its start."""
     now, git = machine.facts(), machine.git_state()
-    then = writer.manifest.get("machine", {})
+    then = writer.manifest.get("machine") or {}
     differences = [
         f"resumed with another {name}: {then.get(name)} at the start, {now[name]} now"
         for name in ("cpu", "kernel", "cores_usable")
@@ -104,6 +109,9 @@ def note_resume(writer: RunWriter) -> list[str]:
     ]
     if (writer.manifest.get("git") or {}).get("commit") != (git or {}).get("commit"):
         differences.append("resumed with another commit of sedabench")
+    title = recorded_server(writer.manifest).get("title", interpreter.title)
+    if title != interpreter.title:
+        differences.append(f"resumed with servers on {interpreter.title} instead of {title}")
     entry = {
         "utc": utc_now(),
         "finished_trials": len(writer.finished),
@@ -112,10 +120,16 @@ def note_resume(writer: RunWriter) -> list[str]:
         "differences": differences,
     }
     writer.update(
-        resumed=[*writer.manifest.get("resumed", []), entry],
-        warnings=[*writer.manifest.get("warnings", []), *differences],
+        resumed=[*(writer.manifest.get("resumed") or []), entry],
+        warnings=[*(writer.manifest.get("warnings") or []), *differences],
     )
     return differences
+
+
+def recorded_server(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a manifest says of the servers' interpreter; empty when it says nothing."""
+    found = (manifest.get("interpreters") or {}).get("server")
+    return found if isinstance(found, dict) else {}
 
 
 @contextmanager

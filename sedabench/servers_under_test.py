@@ -35,10 +35,13 @@ class ServerSpec:
         return f"{self.label} ({options})" if options and options not in self.label else self.label
 
     def command(self, interpreter: Interpreter, service: str, options: Sequence[str]) -> list[str]:
-        """The command line of the server, on ports that the kernel chooses."""
+        """The command line of the server, on ports that the kernel chooses.
+
+        `options` are the experiment's; the server's own come last, so they win.
+        """
         return [
-            interpreter.path, "-m", "servers", self.architecture, "--service", service,
-            "--host", "127.0.0.1", "--port", "0", "--admin-port", "0", *self.options, *options,
+            interpreter.path, "-P", "-m", "servers", self.architecture, "--service", service,
+            "--host", "127.0.0.1", "--port", "0", "--admin-port", "0", *options, *self.options,
         ]  # fmt: skip
 
 

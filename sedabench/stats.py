@@ -1,4 +1,4 @@
-"""Numbers from repeats: median with its interval, ratio with its interval, fairness.
+"""Numbers from repeats: median with its interval, ratio with its interval.
 
 What an interval here says, and what it does not.  It is the percentile
 bootstrap of Efron (1979) over the repeats of one cell: how far the median
@@ -77,31 +77,6 @@ def ratio_of_medians(over: Values, under: Values, *, seed: int = _SEED) -> Inter
         (above, below), lambda x, y, axis: np.median(x, axis=axis) / np.median(y, axis=axis), seed
     )
     return Interval(value, low, high, n, "bootstrap")
-
-
-def jain(shares: Values) -> float:
-    """Jain's fairness index (Jain, Chiu and Hawe, DEC-TR-301, 1984).
-
-    1 when all shares are equal, 1/n when one has everything.  All zero is
-    equal, hence 1.
-
-    Raises:
-        ValueError: no shares, a negative one, or NaN.
-    """
-    data = _checked(shares)
-    if data.min() < 0:
-        raise ValueError("a share is not negative")
-    squares = float(np.sum(data * data))
-    return 1.0 if squares == 0 else float(np.sum(data)) ** 2 / (len(data) * squares)
-
-
-def percentiles(values: Values, ranks: Sequence[float]) -> tuple[float, ...]:
-    """The percentiles at `ranks` (0 to 100), interpolated linearly between order statistics.
-
-    Raises:
-        ValueError: `values` is empty or holds NaN, or a rank is out of range.
-    """
-    return tuple(float(p) for p in np.percentile(_checked(values), ranks))
 
 
 def _checked(values: Values) -> npt.NDArray[np.float64]:

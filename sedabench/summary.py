@@ -186,6 +186,12 @@ def _sentence(run: Run, server: str, mine: Sequence[CellSummary], most: int) -> 
     )
     if kept.high >= 1 and kept.n > 1:
         text += "; that is within the noise of the repeats"
+    if last.load_generator_was_the_limit:
+        bound += (
+            f"; at {_connections(most)} the load generator's core was saturated and the "
+            "server's was not, so that bandwidth is a lower bound"
+            + (" too" if peak.load_generator_was_the_limit else "")
+        )
     return text + bound + "."
 
 

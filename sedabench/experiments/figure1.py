@@ -16,6 +16,7 @@ over them:
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from sedabench import machine, servers_under_test
-from sedabench.errors import DamagedRunError, UserError
+from sedabench.errors import DamagedRunError, UserError, one_line
 from sedabench.process import ChildError
 from sedabench.progress import Progress
 from sedabench.results import Run, RunWriter, check_new_folder, load_run, utc_now
-from sedabench.runner import Cell, Outcome, blocked_order, carry_out, note_resume
+from sedabench.runner import Cell, Outcome, blocked_order, carry_out, note_resume, recorded_server
 from sedabench.servers_under_test import ServerSpec
 from sedabench.trial import COLUMNS, READY_S, Measured, Workload, after, measure, start_server
 
@@ -78,7 +79,8 @@ class Figure1:
     seed: int = 2001
     packets: int = 1000
     packet_bytes: int = 8192
-    python: str = machine.nearby(sys.executable)
+    python: str | None = None
+    """The servers' interpreter; None: that of the driver."""
 
     @classmethod
     def full(cls, **changes: Any) -> Figure1:
@@ -179,7 +181,8 @@ def run(config: Figure1, out: Path, progress: Progress | None = None) -> tuple[R
     """
     check(config)
     check_new_folder(out)
-    interpreter = machine.probe_interpreter(config.python)
+    driver = machine.probe_interpreter(sys.executable)
+    interpreter = driver if config.python is None else machine.probe_interpreter(config.python)
     cores = machine.choose_cores()
     _try_servers(config, interpreter, cores)
     plan = blocked_order(
@@ -201,12 +204,12 @@ def run(config: Figure1, out: Path, progress: Progress | None = None) -> tuple[R
         "receive_buffer_by_connections_bytes": {
             str(n): config.receive_buffer_for(n) for n in config.connections
         },
-        "command": sys.argv,
+        "command": machine.command_line(),
         "warnings": warnings,
         "resumed": [],
         "cores": {"server": cores.server, "client": cores.client},
         "interpreters": {
-            "driver": machine.probe_interpreter(machine.nearby(sys.executable)).facts,
+            "driver": driver.facts,
             "server": {**interpreter.facts, "title": interpreter.title},
         },
         "versions": machine.versions(),
@@ -215,7 +218,7 @@ def run(config: Figure1, out: Path, progress: Progress | None = None) -> tuple[R
         "plan": plan,
     }
     with RunWriter.create(out, manifest, COLUMNS) as writer:
-        return _finish(writer, config, interpreter, cores, progress or Progress())
+        return _finish(writer, config, driver, interpreter, cores, progress or Progress())
 
 
 def resume(path: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
@@ -233,16 +236,31 @@ def resume(path: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
             raise UserError(f"{path} is a run of {writer.manifest['experiment']!r}, not of {NAME}")
         config = _config_of(path, writer.manifest)
         check(config)
-        interpreter = machine.probe_interpreter(config.python)
-        cores = machine.choose_cores()
         progress = progress or Progress()
+        driver = interpreter = machine.probe_interpreter(sys.executable)
+        cores = machine.choose_cores()
         if len(writer.finished) == len(writer.manifest["plan"]):
             progress.say("nothing is missing: every trial of this run is finished")
         else:
+            interpreter = _interpreter_again(config, driver, writer.manifest)
             _try_servers(config, interpreter, cores)
-            for difference in note_resume(writer):
+            for difference in note_resume(writer, interpreter):
                 progress.say(f"warning: {difference}")
-        return _finish(writer, config, interpreter, cores, progress)
+        return _finish(writer, config, driver, interpreter, cores, progress)
+
+
+def _interpreter_again(
+    config: Figure1, driver: machine.Interpreter, manifest: Mapping[str, Any]
+) -> machine.Interpreter:
+    """The servers' interpreter of a run that is continued, perhaps from another folder."""
+    recorded = recorded_server(manifest)
+    path = config.python
+    if path is None:
+        return driver
+    elsewhere = os.sep in path and not Path(path).is_absolute() and not Path(path).exists()
+    if elsewhere and all(recorded.get(k) == driver.facts[k] for k in ("version", "gil")):
+        return driver
+    return machine.probe_interpreter(path)
 
 
 def draw(run: Run) -> list[Path]:
@@ -251,12 +269,20 @@ def draw(run: Run) -> list[Path]:
 
     if not len(run.trials) or run.trials["bandwidth_bps"].isna().all():
         return []
-    return plots.save(plots.figure1(run), run.path / "figure")
+    try:
+        return plots.save(plots.figure1(run), run.path / "figure")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        # Everything that a figure says comes from the folder.
+        raise DamagedRunError(
+            f"{run.path} is damaged: its figure cannot be drawn ({one_line(repr(error))}); "
+            "restore manifest.json and trials.csv"
+        ) from error
 
 
 def _finish(
     writer: RunWriter,
     config: Figure1,
+    driver: machine.Interpreter,
     interpreter: machine.Interpreter,
     cores: machine.Cores,
     progress: Progress,
@@ -265,7 +291,9 @@ def _finish(
 
     def measure_cell(cell: Cell) -> Measured:
         workload = config.workload(cell["connections"])
-        return measure(specs[cell["server"]], workload, interpreter, cores, LOADGEN)
+        return measure(
+            specs[cell["server"]], workload, interpreter, cores, LOADGEN, driver.environment
+        )
 
     outcome = carry_out(writer, measure_cell, describe, config.estimate_s, progress)
     run = load_run(writer.path)
@@ -273,7 +301,7 @@ def _finish(
     return run, outcome
 
 
-LOADGEN = (sys.executable, "-m", "loadgen")
+LOADGEN = (sys.executable, "-P", "-m", "loadgen")
 
 
 def describe(row: Mapping[str, Any]) -> str:
@@ -308,14 +336,25 @@ def _config_of(path: Path, manifest: Mapping[str, Any]) -> Figure1:
         )
         levels: Sequence[int] = parameters.pop("connections")
         config = Figure1(servers, tuple(levels), **parameters)
+        if (wrong := _wrongly_typed(config)) is not None:
+            raise TypeError(f"{wrong} is of the wrong type")
+        if config.python == (manifest.get("interpreters") or {}).get("driver", {}).get("path"):
+            config = replace(config, python=None)
+        if any(type(cell[key]) is not int for cell in manifest["plan"] for key in _NUMBERS):
+            raise TypeError("a number of its plan is none")
         cells = {(spec.label, level) for spec in servers for level in levels}
         planned = [
             (cell["server"], cell["connections"], cell["block"]) for cell in manifest["plan"]
         ]
-        fits = sorted(planned) == sorted(
-            (server, level, block) for server, level in cells for block in range(config.repeats)
-        ) and [cell["trial"] for cell in manifest["plan"]] == list(range(len(planned)))
-    except (KeyError, TypeError, AttributeError) as error:
+        fits = (
+            len(planned) == len(cells) * config.repeats
+            and sorted(planned)
+            == sorted(
+                (server, level, block) for server, level in cells for block in range(config.repeats)
+            )
+            and [cell["trial"] for cell in manifest["plan"]] == list(range(len(planned)))
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DamagedRunError(
             f"{path} is damaged: its settings cannot be read ({error}); start a new run"
         ) from None
@@ -324,3 +363,34 @@ def _config_of(path: Path, manifest: Mapping[str, Any]) -> Figure1:
             f"{path} is damaged: its plan is not that of its settings; start a new run"
         )
     return config
+
+
+_NUMBERS = ("trial", "block", "connections")
+
+
+def _wrongly_typed(config: Figure1) -> str | None:
+    """The first setting that is not of its type: what JSON can say and a run cannot use."""
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def seconds(value: Any) -> bool:
+        return whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+    def text(value: Any) -> bool:
+        return isinstance(value, str)
+
+    checks = {
+        "servers": all(
+            text(spec.label) and text(spec.architecture) and all(map(text, spec.options))
+            for spec in config.servers
+        ),
+        "connections": all(map(whole, config.connections)),
+        "duration_s": seconds(config.duration_s),
+        "warmup_s": seconds(config.warmup_s),
+        "python": config.python is None or text(config.python),
+    } | {
+        name: whole(getattr(config, name))
+        for name in ("repeats", "seed", "packets", "packet_bytes")
+    }
+    return next((name for name, right in checks.items() if not right), None)

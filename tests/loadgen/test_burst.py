@@ -226,7 +226,6 @@ def reset_instead_of_ack(peer: Peer) -> None:
     ("script", "kind"),
     [
         (short_ack, "short_ack"),
-        (long_ack, "unexpected_bytes"),
         (one_byte_after_the_ack, "unexpected_bytes"),
         (no_ack, "timeout"),
         (half_an_ack, "timeout"),
@@ -250,10 +249,11 @@ def test_every_way_to_break_is_counted_by_its_kind(script: Script, kind: str) ->
 def test_bytes_before_the_burst_is_sent_are_unexpected(ack: bytes) -> None:
     def script(peer: Peer) -> None:
         peer.read(1)
-        peer.send(ack)
+        if peer.index == 0:
+            peer.send(ack)
         peer.drain()
 
-    result = measure(script, duration_s=DEADLINE_S, **LARGE)
+    result = measure(script, connections=2, duration_s=0.3, **LARGE)
     assert result.errors == broken(unexpected_bytes=1)
 
 
@@ -327,7 +327,23 @@ def test_a_port_where_nobody_listens() -> None:
             run(config(target, connections=10))
 
 
-def test_a_server_that_speaks_http() -> None:
+def test_a_server_that_never_acknowledges_makes_no_valid_result() -> None:
+    result = measure(no_ack, connections=3, duration_s=0.3)
+    assert result.bytes == 3 * BURST
+    assert result.invalid_reasons == ["no burst was ever acknowledged"]
+
+
+@pytest.mark.parametrize("warmup_s", [0, DEADLINE_S])
+def test_a_server_whose_acks_are_none(warmup_s: float) -> None:
+    with (
+        serving(long_ack) as server,
+        pytest.raises(LoadError, match=r"burst protocol.*where an ACK of 32 bytes was due"),
+    ):
+        run(config(server.target, connections=3, duration_s=DEADLINE_S, warmup_s=warmup_s))
+
+
+@pytest.mark.parametrize("warmup_s", [0, DEADLINE_S])
+def test_a_server_that_speaks_http(warmup_s: float) -> None:
     def script(peer: Peer) -> None:
         peer.read(1)
         peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -337,7 +353,7 @@ def test_a_server_that_speaks_http() -> None:
         serving(script) as server,
         pytest.raises(LoadError, match=r"does not speak the burst protocol.*b'HTTP/1.1 400"),
     ):
-        run(config(server.target, connections=4, warmup_s=DEADLINE_S, **LARGE))
+        run(config(server.target, connections=4, duration_s=DEADLINE_S, warmup_s=warmup_s, **LARGE))
 
 
 def test_connections_that_all_break_in_the_warm_up_leave_an_empty_window() -> None:

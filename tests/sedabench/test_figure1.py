@@ -21,6 +21,7 @@ from tests.sedabench.conftest import MakeRun
 
 TINY = ("--connections", "1,4", "--repeats", "1", "--duration", "0.2", "--warmup", "0.05")
 TWO = (*TINY, "--server", "eventloop", "--server", "threaded")
+ONE = (*TINY, "--server", "eventloop", "--connections", "1")
 DEADLINE_S = 60.0
 
 
@@ -41,7 +42,10 @@ def driver(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 def children(pid: int) -> list[int]:
@@ -118,6 +122,50 @@ def test_an_interrupted_run_is_resumed_where_it_stopped(tmp_path: Path) -> None:
     assert list(run.trials["trial"]) == list(range(4))
 
 
+def test_a_run_is_resumed_from_another_folder(tmp_path: Path) -> None:
+    """Also one whose manifest has the interpreter's path from the folder of its start."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+    for recorded in (None, ".venv/bin/python"):
+        path = home / f"out-{recorded is None}"
+        with driver(*TWO, "--out", str(path), cwd=home) as process:
+            wait_for(lambda path=path, process=process: in_trial_after(process, path, 1))
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=DEADLINE_S)
+        manifest = json.loads((path / "manifest.json").read_text())
+        assert manifest["command"] == ["sedabench", "run", "figure1", *TWO, "--out", path.name]
+        assert manifest["parameters"]["python"] is None
+        manifest["parameters"]["python"] = recorded
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        with driver("--resume", str(path), cwd=elsewhere) as process:
+            _, errors = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0, errors
+        assert sedabench.load_run(path).manifest["status"] == "complete"
+        assert len(rows(path)) == 4
+
+
+def test_folders_of_the_same_names_are_not_taken_for_ours(tmp_path: Path) -> None:
+    for name in ("servers", "loadgen"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('not this one')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "sedabench", "run", "figure1", *ONE, "--out", "out"],
+        cwd=tmp_path, text=True, capture_output=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sedabench.load_run(tmp_path / "out").trials["bandwidth_bps"].notna().all()
+
+
+def test_a_run_goes_on_when_nobody_reads_its_progress(tmp_path: Path) -> None:
+    with driver(*TINY, "--out", "out", cwd=tmp_path) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(DEADLINE_S) == 0
+    run = sedabench.load_run(tmp_path / "out")
+    assert (run.manifest["status"], len(run.trials)) == ("complete", 6)
+
+
 def test_sigterm_stops_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
     with driver(*TINY, "--out", "out", cwd=tmp_path) as process:
         wait_for(lambda: in_trial_after(process, tmp_path / "out", 0))
@@ -165,6 +213,14 @@ def test_sentences_say_what_is_kept_of_the_peak(make_run: MakeRun) -> None:
 def test_sentences_admit_when_the_load_generator_was_the_limit(make_run: MakeRun) -> None:
     run = sedabench.load_run(make_run(client_cpu=1.0))
     assert all("lower bound" in sentence for sentence in summary.sentences(run))
+
+
+def test_sentences_admit_that_limit_at_the_last_level_too(make_run: MakeRun) -> None:
+    run = sedabench.load_run(make_run(config=Figure1.quick(repeats=5)))
+    run.trials.loc[run.trials["connections"] == 1024, "client_cpu"] = 1.0
+    threaded, _, _ = summary.sentences(run)
+    assert "at 1024 connections the load generator's core was saturated" in threaded
+    assert "at the peak" not in threaded
 
 
 def test_sentences_of_a_server_that_failed_say_why(make_run: MakeRun) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 import sedabench
+from sedabench import results
 from sedabench.errors import DamagedRunError, UserError
 from sedabench.experiments import figure1
 from sedabench.results import RunWriter, read_folder
 from sedabench.trial import COLUMNS
-from tests.sedabench.conftest import MakeRun
+from tests.sedabench.conftest import Command, MakeRun
 
 
 def test_columns_are_typed(make_run: MakeRun) -> None:
@@ -53,6 +54,18 @@ def edit_manifest(**fields: object) -> Callable[[Path], None]:
     return edit("manifest.json", lambda text: json.dumps({**json.loads(text), **fields}))
 
 
+def set_field(column: str, value: str) -> Callable[[str], str]:
+    """In the first row."""
+
+    def change(text: str) -> str:
+        heading, first, *rest = text.splitlines(keepends=True)
+        fields = first.split(",")
+        fields[heading.strip().split(",").index(column)] = value
+        return heading + ",".join(fields) + "".join(rest)
+
+    return change
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no manifest": lambda path: (path / "manifest.json").unlink(),
     "no trials": lambda path: (path / "trials.csv").unlink(),
@@ -60,6 +73,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "manifest of something else": edit("manifest.json", lambda text: "[1, 2]"),
     "manifest without a plan": edit_manifest(plan=None),
     "manifest without columns": edit_manifest(columns={"trial": 3}),
+    "manifest with another type of a column": edit_manifest(columns={"trial": {"type": []}}),
+    "manifest whose machine is text": edit_manifest(machine="fast"),
+    "manifest whose versions are a list": edit_manifest(versions=[]),
     "manifest from the future": edit_manifest(schema=99),
     "trials empty": edit("trials.csv", lambda text: ""),
     "trials cut off": edit("trials.csv", lambda text: text[:-20]),
@@ -67,6 +83,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "trials binary": lambda path: (path / "trials.csv").write_bytes(b"\xff\xfe\x00" * 9),
     "another column": edit("trials.csv", lambda text: text.replace("jain", "gini")),
     "a number that is none": edit("trials.csv", lambda text: text.replace("0.998", "many")),
+    "a number over 64 bits": edit("trials.csv", set_field("bytes", str(2**63))),
+    "an endless number": edit("trials.csv", set_field("bandwidth_bps", "inf")),
     "a row twice": edit("trials.csv", lambda text: text + text.splitlines()[-1] + "\n"),
     "a trial that nobody planned": edit_manifest(plan=[]),
     "another order than planned": edit_manifest(
@@ -94,3 +112,50 @@ def test_settings_that_do_not_make_the_plan_are_refused(make_run: MakeRun) -> No
     edit_manifest(parameters={**manifest["parameters"], "repeats": 7})(path)
     with pytest.raises(DamagedRunError, match="plan"):
         figure1.resume(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("packets", "1000"), ("duration_s", "x"), ("duration_s", float("nan")), ("warmup_s", None),
+        ("repeats", 2.0), ("connections", ["1"]), ("seed", None), ("python", 3), ("servers", [3]),
+    ],
+)  # fmt: skip
+def test_settings_of_another_type_are_refused_in_one_line(
+    make_run: MakeRun, sedabench: Command, name: str, value: object
+) -> None:
+    path = make_run(stop_after=3)
+    manifest, _ = read_folder(path)
+    edit_manifest(parameters={**manifest["parameters"], name: value})(path)
+    with pytest.raises(DamagedRunError):
+        figure1.resume(path)
+    if name in ("duration_s", "servers") and value == value:  # what a figure says
+        done = sedabench("plot", str(path))
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+
+
+def test_resuming_a_complete_run_changes_nothing(make_run: MakeRun) -> None:
+    path = make_run()
+    before = (path / "manifest.json").read_bytes()
+    _, outcome = figure1.resume(path)
+    assert outcome.finished == outcome.planned == 30
+    assert (path / "manifest.json").read_bytes() == before
+
+
+def test_ctrl_c_while_a_row_is_written_loses_nothing(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_run(stop_after=2)
+    row = dict.fromkeys(column.name for column in COLUMNS) | {"valid": True}
+    write, interrupted = results.write_atomically, []
+
+    def once_interrupted(file: Path, data: bytes) -> None:
+        if file.name == "trials.csv" and not interrupted:
+            interrupted.append(file)
+            raise KeyboardInterrupt
+        write(file, data)
+
+    monkeypatch.setattr(results, "write_atomically", once_interrupted)
+    with RunWriter.reopen(path) as writer, pytest.raises(KeyboardInterrupt):
+        writer.add(row | writer.manifest["plan"][2], {})
+    assert len(writer.finished) == len(read_folder(path)[1]) == 3

@@ -117,3 +117,32 @@ def test_a_child_is_pinned() -> None:
 def test_a_program_that_is_not_there_is_one_line() -> None:
     with pytest.raises(ChildError, match="cannot be started"):
         Child("it", ["/nonexistent/program"])
+
+
+def test_the_servers_own_options_come_last_and_so_win() -> None:
+    spec = ServerSpec("big", "eventloop", ("--receive-buffer", "4194304"))
+    command = spec.command(
+        machine.probe_interpreter(sys.executable), "burst", ["--receive-buffer", "16384"]
+    )
+    assert command[-4:] == ["--receive-buffer", "16384", "--receive-buffer", "4194304"]
+
+
+def test_a_server_silent_about_its_counters_leaves_the_clients_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def silent(*_: object) -> None:
+        raise ChildError("the server did not answer /stats: timed out")
+
+    monkeypatch.setattr(trial, "read_edge", silent)
+    client = """
+for event in '"window_begin"', '"window_end"', '"result", "bandwidth_bps": 8e9, "valid": true':
+    print('{"event": %s}' % event)
+"""
+    workload = Workload("burst", (), "burst", (), 1, 0.0, 0.1)
+    interpreter = machine.probe_interpreter(sys.executable)
+    row = measure(
+        ServerSpec("x", "eventloop"), workload, interpreter, machine.choose_cores(), python(client)
+    ).row
+    assert row["bandwidth_bps"] == 8e9
+    assert row["valid"] is False
+    assert row["invalid_reason"] == "the server did not answer /stats: timed out"
