@@ -187,10 +187,12 @@ def _sentence(run: Run, server: str, mine: Sequence[CellSummary], most: int) -> 
     if kept.high >= 1 and kept.n > 1:
         text += "; that is within the noise of the repeats"
     if last.load_generator_was_the_limit:
-        bound += (
-            f"; at {_connections(most)} the load generator's core was saturated and the "
-            "server's was not, so that bandwidth is a lower bound"
-            + (" too" if peak.load_generator_was_the_limit else "")
+        both = peak.load_generator_was_the_limit
+        bound = (
+            f"; at {'both levels' if both else _connections(most)} the load generator's core was "
+            "saturated and the server's was not, so "
+            + ("both are lower bounds" if both else "that bandwidth is a lower bound")
+            + " of this server's"
         )
     return text + bound + "."
 
