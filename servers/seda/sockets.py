@@ -334,6 +334,8 @@ class Network:
             with connection.lock:
                 if connection.closed or connection.doomed is not None:
                     continue
+                if self._send_one(connection, counters, sampled):
+                    continue
                 self._post(connection, counters, sampled)
                 try:
                     connection.flush(counters)
@@ -343,6 +345,42 @@ class Network:
                 self._settle(connection)
         if sampled and self.answered is not None:
             self.answered(sampled)
+
+    def _send_one(
+        self, connection: StagedConnection, counters: Counters, sampled: list[Request]
+    ) -> bool:
+        """The usual case: one reply is due, in one piece, and the socket takes it all.
+
+        False if there is more to it; then at most a part of the reply has gone.
+        """
+        pending = connection.pending
+        if (
+            len(pending) != 1
+            or connection.outbox
+            or connection.interest != READABLE
+            or connection.closing
+            or connection.half_closed
+            or self.stopping
+        ):
+            return False
+        request = pending[0]
+        reply = request.reply
+        if not request.done or request.last or len(reply) != 1:
+            return False
+        try:
+            sent = connection.send(reply[0])
+        except OSError:  # full, or gone: `flush` will find out
+            return False
+        connection.active = True
+        counters.bytes_out += sent
+        if sent < len(reply[0]):
+            request.reply = (memoryview(reply[0])[sent:],)
+            return False
+        del pending[0]  # not clear(): a reader may have put another behind it
+        counters.replies += 1
+        if request.entered_ns:
+            sampled.append(request)
+        return True
 
     def _post(
         self, connection: StagedConnection, counters: Counters, sampled: list[Request]
