@@ -117,6 +117,7 @@ class Batching(Controller):
 
     SMOOTHING = 0.6  # weight of the past in the moving average of the rate
     SLIGHTLY, SUDDENLY = 0.95, 0.5  # of the rate seen at the last batch size
+    FORGETTING = 0.99  # of the best rate, at every look
     SMALLER, LARGER = 0.8, 1.25
 
     def __init__(self, stage: AnyStage, *, least: int = 8, most: int | None = None) -> None:
@@ -156,7 +157,8 @@ class Batching(Controller):
             smaller = max(self._least, int(size * self.SMALLER))
             if smaller < size:
                 self._set(smaller, f"batches are full at {self._rate:.0f}/s")
-        self._reference = self._rate
+        # The best of late, not the last: many small losses would add up unseen.
+        self._reference = max(self._rate, self.FORGETTING * self._reference)
 
     def _set(self, size: int, reason: str) -> None:
         self.record(self._stage.batch, size, reason)
