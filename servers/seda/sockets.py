@@ -123,7 +123,12 @@ class Readiness:
             return  # its reader arms it when it is done
         if events != connection.interest or force:
             connection.interest = events
-            self._epoll.modify(connection.descriptor, events | self._once)
+            try:
+                self._epoll.modify(connection.descriptor, events | self._once)
+            except FileNotFoundError:
+                # A late event of a closed connection whose descriptor this one has got:
+                # `add` is about to register it.
+                connection.interest = READABLE
 
     def remove(self, connection: StagedConnection) -> None:
         """Forget it.  To be called before its descriptor is closed, and so can be used anew."""
