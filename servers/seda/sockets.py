@@ -114,8 +114,11 @@ class Readiness:
                 return ready
 
     def add(self, connection: StagedConnection) -> None:
-        self.connections[connection.descriptor] = connection
-        self._epoll.register(connection.descriptor, READABLE | self._once)
+        # The lock: a late event of a closed connection, whose descriptor this one has got,
+        # may bring a reader here before the kernel knows it; `seize` waits until it does.
+        with connection.lock:
+            self.connections[connection.descriptor] = connection
+            self._epoll.register(connection.descriptor, READABLE | self._once)
 
     def arm(self, connection: StagedConnection, events: int, force: bool = False) -> None:
         """Watch for `events`.  The connection's lock is held."""
@@ -123,12 +126,7 @@ class Readiness:
             return  # its reader arms it when it is done
         if events != connection.interest or force:
             connection.interest = events
-            try:
-                self._epoll.modify(connection.descriptor, events | self._once)
-            except FileNotFoundError:
-                # A late event of a closed connection whose descriptor this one has got:
-                # `add` is about to register it.
-                connection.interest = READABLE
+            self._epoll.modify(connection.descriptor, events | self._once)
 
     def remove(self, connection: StagedConnection) -> None:
         """Forget it.  To be called before its descriptor is closed, and so can be used anew."""

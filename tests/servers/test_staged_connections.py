@@ -122,3 +122,42 @@ def test_shutdown_waits_for_a_connection_within_a_request() -> None:
         session.idle_now = False
         net.retire(connection)
         assert not connection.closing
+
+
+def test_a_late_event_of_a_closed_descriptor_waits_until_the_next_owner_is_known() -> None:
+    # A reader still has an event of a connection that is closed; a new one gets its
+    # descriptor, and the reader finds it before the kernel knows what to watch.
+    counters = Counters()
+    readiness = Readiness(readers=2)
+    built = Network(readiness, Slow, lambda: counters, 10, 1000, 1000)
+    ours, theirs = socket.socketpair()
+    connection = StagedConnection(ours, Slow(), 0)
+    kernel = readiness._epoll
+    faults: list[Exception] = []
+
+    def read() -> None:
+        try:
+            built.read([(readiness.connections[ours.fileno()], READABLE)], nowhere)
+        except Exception as fault:
+            faults.append(fault)
+
+    late = threading.Thread(target=read)
+
+    class Meeting:
+        """The kernel, which gets to know of the connection only when the reader has come."""
+
+        def __init__(self) -> None:
+            self.modify = kernel.modify
+
+        def register(self, descriptor: int, events: int) -> None:
+            late.start()
+            late.join(0.2)  # it ends in a fault, or it waits for us
+            kernel.register(descriptor, events)
+
+    readiness._epoll = Meeting()  # type: ignore[assignment]
+    with ours, theirs:
+        readiness.add(connection)
+        late.join(DEADLINE_S)
+        assert faults == []
+        theirs.send(b"hello")
+        assert kernel.poll(DEADLINE_S) == [(ours.fileno(), READABLE)]
