@@ -26,7 +26,9 @@ def _one_line(context: click.Context, error: click.UsageError) -> None:
     context.exit(2)
 
 
-class _Command(click.Command):
+class _OneLine(click.Command):
+    """Its mistakes are one line."""
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
@@ -37,16 +39,7 @@ class _Command(click.Command):
             raise
 
 
-class _Group(click.Group):
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.exceptions.NoArgsIsHelpError:
-            raise
-        except click.UsageError as error:
-            _one_line(ctx, error)
-            raise
-
+class _Group(_OneLine, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -72,7 +65,7 @@ def load() -> None:
 
 @load.command(
     "burst",
-    cls=_Command,
+    cls=_OneLine,
     epilog="""\b
 Example, with a server in another terminal:
   python -m servers eventloop --service burst --port 8080

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from servers.architecture import Architecture
 from servers.connection import BROKEN, READABLE, WRITABLE, Connection
-from servers.listener import accept, connection_limit, look_every_s
+from servers.listener import DRAIN_TICK_S, accept, connection_limit, look_every_s
 from servers.options import UsageError, option
 from servers.service import Request
 
@@ -30,9 +30,6 @@ FD_SETSIZE = 1024
 
 ACCEPTS_A_TURN = 64
 """New connections taken before those that exist get their turn again."""
-
-DRAIN_TICK_S = 0.01
-"""How often a server that is stopping looks for connections that came to rest."""
 
 
 @dataclass(frozen=True)

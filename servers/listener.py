@@ -28,6 +28,13 @@ Closing a socket with unread bytes sends a reset, which can overtake our reply
 """
 
 
+DRAIN_TICK_S = 0.01
+"""How often a server that is stopping looks for connections that came to rest."""
+
+ACCEPT_PAUSE_S = 0.1
+"""Rest after accept() ran out of descriptors or memory; pulled out of the air."""
+
+
 @dataclass(frozen=True)
 class ServerOptions:
     """What every server can be told, whatever its architecture and service."""

@@ -29,15 +29,20 @@ from dataclasses import dataclass
 
 from servers.architecture import Architecture
 from servers.counters import Counters
-from servers.listener import LINGER_S, accept, look_every_s, set_kernel_timeouts, shut
+from servers.listener import (
+    ACCEPT_PAUSE_S,
+    DRAIN_TICK_S,
+    LINGER_S,
+    accept,
+    look_every_s,
+    set_kernel_timeouts,
+    shut,
+)
 from servers.options import UsageError, option
 from servers.service import Request, Session
 
 WAITING_BUFFER_BYTES = 4096
 """What a blocked thread holds.  One page: small requests fit, and 4,096 threads hold 16 MB."""
-
-DRAIN_TICK_S = 0.01
-"""How often a server that is stopping looks for connections that came to rest."""
 
 SWITCH_S_A_THREAD = 100e-6
 """Share of a thread in the interpreter's switch interval, which is never under 5 ms.
@@ -48,9 +53,6 @@ wake 1.6 million times a second, and two cores do nothing else: SIGTERM under
 such load took from 0.02 s to over a minute; with this share, 0.4 s.  A thread
 gives the lock up at every system call anyhow; the interval is for long steps.
 """
-
-ACCEPT_PAUSE_S = 0.1
-"""Rest after accept() ran out of descriptors or memory; pulled out of the air."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from typing import Any
 
 from servers.architecture import Architecture
 from servers.counters import Counters
-from servers.listener import LINGER_S, ServerOptions, look_every_s
+from servers.listener import DRAIN_TICK_S, LINGER_S, ServerOptions, look_every_s
 from servers.options import UsageError, option
 from servers.seda.application import CAPACITY, Application, Control, QueueSpec, StageSpec
 from servers.seda.controllers import Admission
@@ -45,9 +45,6 @@ MOST_BLOCKING_THREADS = 40
 
 MOST_THREADS = 10_000
 """Of one stage; the purpose is that a slip of the finger does not take the machine."""
-
-DRAIN_TICK_S = 0.01
-"""How often a server that is stopping looks for connections that came to rest."""
 
 DECISIONS = 50
 """The last decisions of the controllers that `/stats` tells."""

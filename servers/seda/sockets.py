@@ -29,15 +29,12 @@ from typing import TypeAlias
 
 from servers.connection import BROKEN, READABLE, WRITABLE, Connection
 from servers.counters import Counters
-from servers.listener import accept, shut
+from servers.listener import ACCEPT_PAUSE_S, accept, shut
 from servers.seda.stage import Dispatch
 from servers.service import Request, Session
 
 MOST_IN_FLIGHT = 256
 """Requests of one connection inside the stages at once; a pipeliner's others wait outside."""
-
-ACCEPT_PAUSE_S = 0.1
-"""Rest after accept() ran out of descriptors or memory; pulled out of the air."""
 
 Ready: TypeAlias = "tuple[StagedConnection, int]"
 
