@@ -50,8 +50,9 @@ SWITCH_S_A_THREAD = 100e-6
 A thread that waits for the interpreter's lock wakes once an interval to ask
 for it.  At the default of 5 ms, 8,192 threads that all have something to do
 wake 1.6 million times a second, and two cores do nothing else: SIGTERM under
-such load took from 0.02 s to over a minute; with this share, 0.4 s.  A thread
-gives the lock up at every system call anyhow; the interval is for long steps.
+such load took from 1.5 s to over a minute; with this share 0.3 to 0.6 s, once
+6.6.  A thread gives the lock up at every system call anyhow; the interval is
+for long steps.
 """
 
 
