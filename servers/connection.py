@@ -32,7 +32,7 @@ BUFFERS_A_CALL = 64
 
 
 class Connection:
-    """State of one connection: with its session and socket 0.7 KB, and no buffer that waits for input."""
+    """State of one connection: 0.7 KB with its session, and no buffer that waits for input."""
 
     __slots__ = (
         "active", "closed", "closing", "descriptor", "finished", "half_closed", "held", "hurry",
