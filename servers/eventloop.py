@@ -234,11 +234,11 @@ class EventLoop(Architecture):
     def _close(self, connection: Connection, error: str | None = None) -> None:
         if error:
             self.counters.errors[error] += 1
+        self.counters.closed += 1  # both before the peer can know
         connection.closed = True
         del self.connections[connection.descriptor]
         self.poller.unregister(connection.descriptor)
         connection.sock.close()
-        self.counters.closed += 1
 
     def _accept(self) -> None:
         counters = self.counters

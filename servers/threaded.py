@@ -379,11 +379,11 @@ class Threaded(Architecture):
                 self._close(conversation, counters)
 
     def _close(self, conversation: Conversation, counters: Counters) -> None:
-        if conversation.error:  # before the peer can know
+        if conversation.error:
             counters.errors[conversation.error] += 1
-        conversation.sock.close()
-        counters.closed += 1
         self.conversations.discard(conversation)
+        counters.closed += 1  # all before the peer can know
+        conversation.sock.close()
 
     def _drain(self) -> None:
         """Let what is in flight come to its end; after the grace time, end it."""

@@ -464,8 +464,8 @@ class Network:
             if connection.closed:
                 return
             connection.closed = True
-            if error:  # before the peer can know
+            if error:
                 counters.errors[error] += 1
             self.readiness.remove(connection)
+            counters.closed += 1  # all before the peer can know
             connection.sock.close()
-        counters.closed += 1

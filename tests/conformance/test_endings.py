@@ -195,7 +195,6 @@ def test_silence_ends_a_connection_and_talk_does_not(variant: tuple[str, ...]) -
             assert closed_by_peer(silent)
             assert closed_by_peer(midway)
             assert acknowledged(busy, 2)
-            stats = server.stats()
+            stats = server.wait_for(lambda stats: stats["connections"]["now"] == 1)
             assert stats["errors"]["idle"] == 2
-            assert stats["connections"]["now"] == 1
         server.rest()
