@@ -89,6 +89,7 @@ class EventQueue(Generic[E]):
         # Sum of the times at which events left less that at which they came, and how many
         # are inside.  One object, so that a reader without the lock sees a pair that agrees.
         self._crossed = (0, 0)
+        self._most_waited_ns = 0  # as told
 
     def __len__(self) -> int:
         return len(self._events)
@@ -98,13 +99,19 @@ class EventQueue(Generic[E]):
         return sum(self.losses.values())
 
     def waited_ns(self) -> int:
-        """Time that all events so far have spent in here, together; only ever grows."""
+        """Time that all events so far have spent in here, together; only ever grows.
+
+        A thread may be interrupted between its reading of the clock and its
+        note of the crossing; a value from that moment is ahead of the next,
+        and is repeated until the sum has caught up.
+        """
         while True:
             crossed = self._crossed
             now = now_ns()
             if crossed is self._crossed:  # else it may be later than it seems
                 balance_ns, inside = crossed
-                return balance_ns + inside * now
+                self._most_waited_ns = max(self._most_waited_ns, balance_ns + inside * now)
+                return self._most_waited_ns
 
     def _cross(self, came: int, left: int) -> None:
         """So many events come, and so many leave, now.  The lock is held."""
