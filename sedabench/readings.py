@@ -36,6 +36,24 @@ def read_edge(host: str, port: int, pid: int, cores: Cores) -> Edge:
     return Edge(stats, _cpu_ns(pid), *_core_ticks({*cores.server, *cores.client}))
 
 
+def read_moment(host: str, port: int) -> dict[str, Any]:
+    """What of /stats shows how a server copes: counts, queues, threads, batches, admission."""
+    stats = _snapshot(host, port)
+    return {
+        "time_ns": stats["time_ns"],
+        "requests": stats.get("requests"),
+        "replies": stats.get("replies"),
+        "rejected": stats.get("rejected"),
+        "threads": stats["threads"],
+        "connections": stats["connections"]["now"],
+        "stages": [
+            {name: stage.get(name) for name in ("name", "queue_length", "threads", "batch")}
+            for stage in stats.get("stages", ())
+        ],
+        "admission": stats.get("admission"),
+    }
+
+
 def _snapshot(host: str, port: int) -> dict[str, Any]:
     connection = http.client.HTTPConnection(host, port, timeout=SNAPSHOT_S)
     try:

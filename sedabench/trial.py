@@ -12,11 +12,9 @@
       stop both
 
 The window belongs to the load generator: its counts are the result.  The
-server's counts are the check.  Its two snapshots never fall exactly on the
-window's ends (a process with thousands of threads may take a second to
-answer), so each carries the server's own clock, and the client's bytes are
-interpolated at those two instants: both sides are asked about the same
-interval.
+server's counts are the check.  What both mean is the workload's own affair:
+its columns are a module (`burst_columns`, `http_columns`), and this file moves
+them from process to row without reading them.
 
 Whatever goes wrong in a trial becomes its `invalid_reason`; the run goes on.
 """
@@ -26,7 +24,6 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,56 +31,15 @@ from typing import Any
 
 from sedabench.machine import Cores, Interpreter
 from sedabench.process import Child, ChildError
-from sedabench.readings import Edge, context_switches, read_edge, rss_bytes
-from sedabench.results import Column, Value
+from sedabench.readings import Edge, context_switches, read_edge, read_moment, rss_bytes
+from sedabench.results import Value
 from sedabench.servers_under_test import ServerSpec
+from sedabench.trial_columns import Columns, kinds
 
-TOLERANCE = 0.02
-"""How far server and client may disagree about the bytes of one interval."""
 READY_S = 20.0
 """How long a server may take to say that it is ready, or a client to start and end."""
 CONNECT_S_PER_CONNECTION = 0.01
 GRACE_S = 1
-
-COLUMNS: tuple[Column, ...] = (
-    Column("trial", "int", "", "number of the trial in the order in which trials ran, from 0"),
-    Column("block", "int", "", "repeat: each block has every server at every level once"),
-    Column("server", "str", "", "label of the server"),
-    Column("architecture", "str", "", "who ran the steps"),
-    Column("server_options", "str", "", "options of the server's command line"),
-    Column("connections", "int", "", "connections asked for (the level)"),
-    Column("connected", "int", "", "connections that were up when the warm-up began"),
-    Column("started_utc", "str", "", "wall clock when the trial began"),
-    Column("warmup_s", "float", "s", "time between the last connection and the window"),
-    Column("duration_s", "float", "s", "length of the window, as measured"),
-    Column("valid", "bool", "", "True when the trial passed every check"),
-    Column("invalid_reason", "str", "", "the checks that failed, separated by ' | '"),
-    Column("warnings", "str", "", "what is odd without making the trial invalid"),
-    Column("bandwidth_bps", "float", "bit/s", "bytes * 8 / duration_s"),
-    Column("bytes", "int", "B", "payload that the client handed to its sockets in the window"),
-    Column("bursts", "int", "", "bursts acknowledged in the window"),
-    Column("bursts_per_s", "float", "1/s", "bursts / duration_s"),
-    Column("ack_p50_us", "float", "us", "median time from a burst's first byte to its ACK"),
-    Column("ack_p90_us", "float", "us", "90th percentile of the same"),
-    Column("ack_p99_us", "float", "us", "99th percentile of the same"),
-    Column("ack_max_us", "float", "us", "largest of the same"),
-    Column("ack_samples", "int", "", "bursts behind these percentiles; none: no percentiles"),
-    Column("jain_fairness", "float", "", "Jain's index over the connections' bytes, 1/n to 1"),
-    Column("client_errors", "str", "", "the client's errors, as kind=count"),
-    Column("client_cpu", "float", "cores", "CPU time of the client over the window / duration"),
-    Column("server_cpu", "float", "cores", "CPU time of the server between its snapshots / time"),
-    Column("server_rss_bytes", "int", "B", "resident memory of the server at the window's end"),
-    Column("server_threads", "int", "", "threads of the server at the window's end"),
-    Column("server_voluntary_switches_per_s", "float", "1/s", "times a thread went to sleep"),
-    Column("server_involuntary_switches_per_s", "float", "1/s", "times a thread was preempted"),
-    Column("server_refused", "int", "", "connections refused until the window's end"),
-    Column("server_errors", "str", "", "the server's errors until the window's end, as kind=count"),
-    Column("server_bytes", "int", "B", "bytes received between the server's two snapshots"),
-    Column("count_disagreement", "float", "", "server_bytes / client's bytes of that time - 1"),
-    Column("steal", "float", "", "share of the two cores' time that the hypervisor took"),
-    Column("other_cpu", "float", "cores", "what anything else took of the two cores, about"),
-    Column("load_1m", "float", "", "load average of one minute when the trial began"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,6 +47,8 @@ class Workload:
     """What the load generator is told, and how long it may take about it."""
 
     name: str
+    columns: Columns
+    """How its result becomes a row."""
     arguments: tuple[str, ...]
     service: str
     service_options: tuple[str, ...]
@@ -99,6 +57,10 @@ class Workload:
     duration_s: float
     tail_s: float = 0.0
     """How long load goes on after the window."""
+    target: str = "{address}"
+    """What the load generator is told to aim at; {address} is HOST:PORT."""
+    poll_s: float | None = None
+    """Ask the server for its counters so often from the first connection to the window's end."""
 
     @property
     def deadline_s(self) -> float:
@@ -125,6 +87,8 @@ class _Record:
     edges_seen: int = 0
     """How many of the window's two ends the client announced, whatever became of the edges."""
     switches: list[tuple[int, int, int]] = field(default_factory=list)
+    moments: list[dict[str, Any]] = field(default_factory=list)
+    """What the server said of itself every `poll_s`."""
     rss_bytes: int | None = None
     result: dict[str, Any] | None = None
     reasons: list[str] = field(default_factory=list)
@@ -149,11 +113,13 @@ def measure(
         record.reasons.append(str(error))
     row = _row(record, spec, workload)
     row.update(started_utc=started, load_1m=load_1m)
-    raw = {
+    raw: dict[str, Any] = {
         "server": record.announced,
         "snapshots": [edge.stats if edge else None for edge in (record.begin, record.end)],
-        "result": record.result,
+        "result": None if record.result is None else workload.columns.to_keep(record.result),
     }
+    if workload.poll_s is not None:
+        raw["server_timeline"] = _timeline(record)
     return Measured(row, raw)
 
 
@@ -180,7 +146,8 @@ def _run(
     ) as server:
         record.announced = server.next_message(after(READY_S), "get ready")
         try:
-            target = f"{record.announced['host']}:{record.announced['port']}"
+            address = f"{record.announced['host']}:{record.announced['port']}"
+            target = workload.target.format(address=address)
             command = [*client_command, workload.name, "--target", target, *workload.arguments]
             with Child(
                 "the load generator", command, cores=cores.client, environment=client_environment
@@ -213,10 +180,14 @@ def _watch(record: _Record, server: Child, client: Child, workload: Workload, co
                 record.reasons.append(str(error))
             return None
 
+    polling = False
     while record.result is None:
+        if polling and workload.poll_s is not None:
+            _poll(record, client, host, admin_port, workload.poll_s, deadline)
         event = client.next_message(deadline, "finish")
         match event.get("event"):
             case "connected":
+                polling = True
                 # Late in the warm-up and not in the window: with thousands of threads
                 # this reading takes a while.
                 if not client.wait_readable(after(0.7 * workload.warmup_s)):
@@ -224,6 +195,7 @@ def _watch(record: _Record, server: Child, client: Child, workload: Workload, co
             case "window_begin":
                 record.begin = edge()
             case "window_end":
+                polling = False
                 record.end = edge()
                 record.rss_bytes = rss_bytes(server.pid)
                 record.switches.append(context_switches(server.pid))
@@ -233,45 +205,59 @@ def _watch(record: _Record, server: Child, client: Child, workload: Workload, co
         server.next_message(after(1.0), "stay alive")
 
 
+def _poll(
+    record: _Record, client: Child, host: str, port: int, period_s: float, deadline_ns: int
+) -> None:
+    """Keep what the server says of itself, every `period_s` until the client says something."""
+    due_ns = after(0)
+    while not client.wait_readable(min(due_ns, deadline_ns)) and time.monotonic_ns() < deadline_ns:
+        try:
+            record.moments.append(read_moment(host, port))
+        except ChildError:
+            pass  # a gap in a picture; the window's own two readings say if it matters
+        due_ns = max(due_ns + int(period_s * 1e9), time.monotonic_ns())
+
+
+def _timeline(record: _Record) -> list[dict[str, Any]] | None:
+    """The moments with their time from the schedule's begin; None when that is not known."""
+    start_ns = (record.result or {}).get("start_ns")
+    if start_ns is None:
+        return None
+    return [
+        {"t_s": round((moment["time_ns"] - start_ns) / 1e9, 4)}
+        | {name: value for name, value in moment.items() if name != "time_ns"}
+        for moment in record.moments
+    ]
+
+
 def _row(record: _Record, spec: ServerSpec, workload: Workload) -> dict[str, Value]:
     """The row of `trials.csv`, and the verdict."""
     result = record.result or {}
     reasons, warnings = record.reasons, record.warnings
     reasons += [str(reason) for reason in result.get("invalid_reasons", ())]
     warnings += [str(warning) for warning in result.get("warnings", ())]
-    latency = result.get("ack_latency_us") or {}
-    row: dict[str, Value] = dict.fromkeys(column.name for column in COLUMNS)
+    row: dict[str, Value] = dict.fromkeys(column.name for column in workload.columns.COLUMNS)
     row.update(
         server=spec.label,
         architecture=spec.architecture,
         server_options=shlex.join(spec.options),
         connections=workload.connections,
         warmup_s=workload.warmup_s,
-        client_errors=_kinds(result.get("errors")),
         server_rss_bytes=record.rss_bytes,
+        **workload.columns.of_result(result),
     )
-    for name in (
-        "connected", "duration_s", "bandwidth_bps", "bytes", "bursts", "bursts_per_s",
-        "jain_fairness", "client_cpu",
-    ):  # fmt: skip
-        row[name] = result.get(name)
-    for name in ("p50", "p90", "p99", "max"):
-        row[f"ack_{name}_us"] = latency.get(name)
-    row["ack_samples"] = latency.get("samples")
     if record.end is not None:
         stats = record.end.stats
         row["server_threads"] = stats["threads"]
         row["server_refused"] = stats["connections"]["refused"]
-        row["server_errors"] = _kinds(stats["errors"])
+        row["server_errors"] = kinds(stats["errors"])
         if row["server_refused"]:
             reasons.append(f"the server refused {row['server_refused']} connections")
-    timeline = result.pop("timeline", None)  # not kept: it serves its purpose here
     if record.begin is not None and record.end is not None:
         row.update(_between(record.begin, record.end, result.get("client_cpu")))
-        if timeline is not None:
-            disagreement, reason = compare_counts(record.begin.stats, record.end.stats, timeline)
-            row["count_disagreement"] = disagreement
-            reasons += [reason] if reason else []
+        counts, reason = workload.columns.of_snapshots(record.begin.stats, record.end.stats, result)
+        row.update(counts)
+        reasons += [reason] if reason else []
     elif record.result is not None and record.edges_seen < 2:
         reasons.append("the load generator reported no window")
     if len(record.switches) == 2:
@@ -291,59 +277,15 @@ def _between(begin: Edge, end: Edge, client_cpu: float | None) -> dict[str, Valu
     elapsed_ns = end.stats["time_ns"] - begin.stats["time_ns"]
     ticks = end.ticks - begin.ticks
     if elapsed_ns <= 0 or ticks <= 0:
-        return {"server_bytes": end.stats["bytes_in"] - begin.stats["bytes_in"]}
+        return {}
     server_cpu = (end.cpu_ns - begin.cpu_ns) / elapsed_ns
     busy = (end.busy - begin.busy) / os.sysconf("SC_CLK_TCK") / (elapsed_ns / 1e9)
     return {
-        "server_bytes": end.stats["bytes_in"] - begin.stats["bytes_in"],
         "server_cpu": server_cpu,
         "steal": (end.stolen - begin.stolen) / ticks,
         "other_cpu": None if client_cpu is None else max(0.0, busy - server_cpu - client_cpu),
     }
 
 
-def compare_counts(
-    begin: Mapping[str, Any], end: Mapping[str, Any], timeline: Mapping[str, Sequence[int]]
-) -> tuple[float | None, str | None]:
-    """Server's bytes between two snapshots, beside the client's in the same interval.
-
-    Returns the relative disagreement and, if it spoils the trial, the reason.
-    """
-    times, counts = timeline["t_ns"], timeline["bytes"]
-    first, last = begin["time_ns"], end["time_ns"]
-    if not times or first < times[0] or last > times[-1] or last <= first:
-        late_ms = (last - times[-1]) / 1e6 if times else 0.0
-        return None, (
-            f"counts not comparable: the server's snapshot came {late_ms:.0f} ms after the "
-            "client's last count"
-            if late_ms > 0
-            else "counts not comparable: the server's snapshots are outside the client's counts"
-        )
-    sent = _interpolate(times, counts, last) - _interpolate(times, counts, first)
-    received = end["bytes_in"] - begin["bytes_in"]
-    if sent <= 0:
-        return None, "the client sent nothing between the server's snapshots"
-    disagreement = received / sent - 1
-    if abs(disagreement) > TOLERANCE:
-        return disagreement, (
-            f"counts disagree: the server received {abs(disagreement):.1%} "
-            f"{'more' if disagreement > 0 else 'less'} than the client sent"
-        )
-    return disagreement, None
-
-
-def _interpolate(times: Sequence[int], values: Sequence[int], at: int) -> float:
-    right = bisect_left(times, at)
-    if times[right] == at:
-        return values[right]
-    left = right - 1
-    share = (at - times[left]) / (times[right] - times[left])
-    return values[left] + share * (values[right] - values[left])
-
-
 def after(seconds: float) -> int:
     return time.monotonic_ns() + int(seconds * 1e9)
-
-
-def _kinds(errors: Mapping[str, int] | None) -> str:
-    return " ".join(f"{kind}={count}" for kind, count in sorted((errors or {}).items()) if count)

@@ -23,14 +23,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sedabench import machine, servers_under_test
+from sedabench import burst_columns, machine, servers_under_test
 from sedabench.errors import DamagedRunError, UserError, one_line
 from sedabench.process import ChildError
 from sedabench.progress import Progress
 from sedabench.results import Run, RunWriter, check_new_folder, load_run, utc_now
 from sedabench.runner import Cell, Outcome, blocked_order, carry_out, note_resume, recorded_server
 from sedabench.servers_under_test import ServerSpec
-from sedabench.trial import COLUMNS, READY_S, Measured, Workload, after, measure, start_server
+from sedabench.trial import READY_S, Measured, Workload, after, measure, start_server
 
 NAME = "figure1"
 SUMMARY = "bandwidth of bursts against the number of connections (the paper's Figure 1)"
@@ -115,6 +115,7 @@ class Figure1:
         size = ("--packets", str(self.packets), "--packet-bytes", str(self.packet_bytes))
         return Workload(
             name="burst",
+            columns=burst_columns,
             arguments=(
                 "--connections", str(connections), "--duration", str(self.duration_s),
                 "--warmup", str(warmup_s), "--tail", str(self.tail_for(connections)),
@@ -217,7 +218,7 @@ def run(config: Figure1, out: Path, progress: Progress | None = None) -> tuple[R
         "machine": facts,
         "plan": plan,
     }
-    with RunWriter.create(out, manifest, COLUMNS) as writer:
+    with RunWriter.create(out, manifest, burst_columns.COLUMNS) as writer:
         return _finish(writer, config, driver, interpreter, cores, progress or Progress())
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from sedabench import machine
+from sedabench.burst_columns import COLUMNS
 from sedabench.experiments.figure1 import Figure1
 from sedabench.results import RunWriter, Value
 from sedabench.runner import blocked_order
-from sedabench.trial import COLUMNS
 
 MakeRun = Callable[..., Path]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -10,10 +10,10 @@ import pytest
 
 import sedabench
 from sedabench import results
+from sedabench.burst_columns import COLUMNS
 from sedabench.errors import DamagedRunError, UserError
 from sedabench.experiments import figure1
 from sedabench.results import RunWriter, read_folder
-from sedabench.trial import COLUMNS
 from tests.sedabench.conftest import Command, MakeRun
 
 

@@ -8,11 +8,12 @@ import time
 
 import pytest
 
-from sedabench import machine, trial
+from sedabench import burst_columns, machine, trial
+from sedabench.burst_columns import compare_counts
 from sedabench.process import Child, ChildError
 from sedabench.runner import blocked_order
 from sedabench.servers_under_test import ServerSpec
-from sedabench.trial import Workload, compare_counts, measure
+from sedabench.trial import Workload, measure
 
 TIMELINE = {"t_ns": [0, 100, 200], "bytes": [0, 1000, 3000]}
 
@@ -82,7 +83,7 @@ def test_what_goes_wrong_becomes_the_reason_of_an_invalid_trial(
 ) -> None:
     if "sleep" in client:
         monkeypatch.setattr(trial, "READY_S", 2.0)
-    workload = Workload("burst", (), "burst", (), 1, 0.0, 0.1)
+    workload = Workload("burst", burst_columns, (), "burst", (), 1, 0.0, 0.1)
     interpreter = machine.probe_interpreter(sys.executable)
     measured = measure(
         ServerSpec("x", "eventloop"), workload, interpreter, machine.choose_cores(), python(client)
@@ -93,7 +94,7 @@ def test_what_goes_wrong_becomes_the_reason_of_an_invalid_trial(
 
 def test_a_server_that_never_gets_ready_is_an_invalid_trial() -> None:
     interpreter = machine.probe_interpreter(sys.executable)
-    workload = Workload("burst", (), "nosuch", (), 1, 0.0, 0.1)
+    workload = Workload("burst", burst_columns, (), "nosuch", (), 1, 0.0, 0.1)
     cores = machine.choose_cores()
     row = measure(ServerSpec("x", "eventloop"), workload, interpreter, cores, ["true"]).row
     assert row["valid"] is False
@@ -138,7 +139,7 @@ def test_a_server_silent_about_its_counters_leaves_the_clients_result(
 for event in '"window_begin"', '"window_end"', '"result", "bandwidth_bps": 8e9, "valid": true':
     print('{"event": %s}' % event)
 """
-    workload = Workload("burst", (), "burst", (), 1, 0.0, 0.1)
+    workload = Workload("burst", burst_columns, (), "burst", (), 1, 0.0, 0.1)
     interpreter = machine.probe_interpreter(sys.executable)
     row = measure(
         ServerSpec("x", "eventloop"), workload, interpreter, machine.choose_cores(), python(client)
