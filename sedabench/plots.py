@@ -9,6 +9,7 @@ printer; a filled point is a valid trial, a hollow one is not.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,16 @@ LINES: tuple[Any, ...] = (
 PAPER_THREADS_STOP = 400
 """Connections at which the threaded server of the paper's Figure 1 could make no more threads."""
 
-_GREY = "#555555"
+GREY = "#555555"
+MARGIN_IN = 0.714
+"""Where text begins, from the left edge of a figure, in inches."""
 _SHIFT_OCTAVES = 0.07
 """How far apart the points of two servers stand at one level."""
+
+
+def marks(index: int) -> tuple[str, str, Any]:
+    """Colour, marker and line style of the server that the run names at `index`, from 0."""
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], LINES[index % len(LINES)]
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -57,7 +65,7 @@ def figure1(run: Run) -> Figure:
     axes = figure.add_axes((0.085, 0.255, 0.885, 0.605))
     summaries = cells(run)
     levels = sorted({cell.connections for cell in summaries})
-    titles = {s["label"]: _title(s) for s in run.manifest["parameters"]["servers"]}
+    titles = {s["label"]: title_of(s) for s in run.manifest["parameters"]["servers"]}
     handles: list[Any] = []
     for index, server in enumerate(servers_of(run)):
         mine = [cell for cell in summaries if cell.server == server]
@@ -66,22 +74,17 @@ def figure1(run: Run) -> Figure:
     _paper_mark(axes, levels)
     _dress(axes, levels)
     few = all(c.bandwidth_bps is None or c.bandwidth_bps.kind == "range" for c in summaries)
-    figure.text(
-        0.085, 0.945, "How does bandwidth change with the number of connections?",
-        fontsize=13.5, fontweight="bold", ha="left", va="center",
-    )  # fmt: skip
     parameters = run.manifest["parameters"]
-    figure.text(
-        0.085, 0.895,
+    heading(
+        figure,
+        "How does bandwidth change with the number of connections?",
         f"bursts of {parameters['packets']} packets of {parameters['packet_bytes']} B, closed loop"
         " over loopback; points: repeats, line: median, "
         + ("band: range of the repeats" if few else "band: 95 % bootstrap interval"),
-        fontsize=8.8, color=_GREY, ha="left", va="center",
-    )  # fmt: skip
-    _legend(figure, handles, 0.158, 9.0)
-    _legend(figure, _invalid_handles(run), 0.158 - 0.036 * -(-len(handles) // 3), 8.2)
-    figure.text(0.085, 0.016, _footer(run), fontsize=6.8, color=_GREY, ha="left", va="bottom",
-                linespacing=1.35)  # fmt: skip
+    )
+    legend(figure, handles, 0.158, 9.0)
+    legend(figure, invalid_handles(run.trials), 0.158 - 0.036 * -(-len(handles) // 3), 8.2)
+    footer(figure, run, _saturated(run))
     return figure
 
 
@@ -91,8 +94,7 @@ def _draw_server(
     """Band, median line and points; return the entry for the legend."""
     from matplotlib.lines import Line2D
 
-    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-    line = LINES[index % len(LINES)]
+    colour, marker, line = marks(index)
     measured = [cell for cell in summaries if cell.bandwidth_bps is not None]
     x = [cell.connections for cell in measured]
     band = [cell.bandwidth_bps for cell in measured]
@@ -122,21 +124,22 @@ def _draw_server(
     )  # fmt: skip
 
 
-def _legend(figure: Figure, handles: list[Any], top: float, size: float) -> None:
-    """A legend under the axes, where it covers no data."""
+def legend(figure: Figure, handles: list[Any], top: float, size: float) -> None:
+    """A legend under the axes, where it covers no data; `top` is a share of the figure's height."""
     if handles:
+        left = (MARGIN_IN - 0.06) / float(figure.get_size_inches()[0])
         figure.legend(
-            handles=handles, loc="upper left", bbox_to_anchor=(0.078, top),
+            handles=handles, loc="upper left", bbox_to_anchor=(left, top),
             ncols=min(3, len(handles)), frameon=False, fontsize=size, handlelength=3.2,
             columnspacing=1.6, borderaxespad=0, borderpad=0,
         )  # fmt: skip
 
 
-def _invalid_handles(run: Run) -> list[Any]:
-    """One hollow legend entry a reason, the most frequent first, three at most."""
+def invalid_handles(trials: pd.DataFrame) -> list[Any]:
+    """One hollow legend entry a reason of `trials`, the most frequent first, three at most."""
     from matplotlib.lines import Line2D
 
-    drawn = run.trials[~run.trials["valid"]]
+    drawn = trials[~trials["valid"]]
     if not len(drawn):
         return []
     counts = drawn["invalid_reason"].map(lambda text: _short(str(text))).value_counts()
@@ -145,7 +148,7 @@ def _invalid_handles(run: Run) -> list[Any]:
         entries[2] = f"invalid ({int(counts.iloc[2:].sum())}): other reasons, see trials.csv"
     return [
         Line2D([], [], linestyle="none", marker="o", markersize=6, markerfacecolor="none",
-               markeredgecolor=_GREY, label=entry)
+               markeredgecolor=GREY, label=entry)
         for entry in entries
     ]  # fmt: skip
 
@@ -160,11 +163,11 @@ def _short(reason: str) -> str:
 def _paper_mark(axes: Axes, levels: list[int]) -> None:
     if not levels or levels[-1] < PAPER_THREADS_STOP / 4:
         return  # far outside: the axis stays with the data
-    axes.axvline(PAPER_THREADS_STOP, color=_GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
+    axes.axvline(PAPER_THREADS_STOP, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
     axes.annotate(
         "threads of the paper\nstopped here (2001)", xy=(PAPER_THREADS_STOP, 0.03),
         xycoords=("data", "axes fraction"), xytext=(-5, 0), textcoords="offset points",
-        ha="right", va="bottom", fontsize=8, color=_GREY, linespacing=1.25,
+        ha="right", va="bottom", fontsize=8, color=GREY, linespacing=1.25,
     )  # fmt: skip
 
 
@@ -181,6 +184,11 @@ def _dress(axes: Axes, levels: list[int]) -> None:
     axes.set_ylim(top=axes.get_ylim()[1] * 1.03)
     axes.set_xlabel("connections (logarithmic)", fontsize=9.5)
     axes.set_ylabel("bandwidth (Gbit/s)", fontsize=9.5)
+    plain(axes)
+
+
+def plain(axes: Axes) -> None:
+    """Ticks, grid and spines as in every figure: light, and none that says nothing."""
     axes.tick_params(labelsize=9, color="#999999", length=3)
     axes.grid(axis="y", color="#E4E4E4", linewidth=0.7, zorder=0)
     axes.set_axisbelow(True)
@@ -190,7 +198,17 @@ def _dress(axes: Axes, levels: list[int]) -> None:
         axes.spines[side].set_color("#999999")
 
 
-def _title(spec: dict[str, Any]) -> str:
+def heading(figure: Figure, title: str, subtitle: str) -> None:
+    """The question that the figure answers, and under it what was measured."""
+    width_in, height_in = figure.get_size_inches()
+    left, top = MARGIN_IN / width_in, 1 - 0.286 / height_in
+    figure.text(left, top, title, fontsize=13.5, fontweight="bold", ha="left", va="center")
+    top -= 0.26 / height_in
+    figure.text(left, top, subtitle, fontsize=8.8, color=GREY, ha="left", va="center")
+
+
+def title_of(spec: dict[str, Any]) -> str:
+    """A server of the manifest, for a legend: label and options."""
     from sedabench.servers_under_test import ServerSpec
 
     return ServerSpec(spec["label"], spec["architecture"], tuple(spec["options"])).title
@@ -207,7 +225,8 @@ def _saturated(run: Run) -> list[str]:
     return [text] if count else []
 
 
-def _footer(run: Run) -> str:
+def footer(figure: Figure, run: Run, notes: Sequence[str] = ()) -> None:
+    """At the bottom: machine, code and settings behind the figure; a line for each of `notes`."""
     manifest, machine = run.manifest, run.manifest["machine"]
     where = machine.get("virtual_machine")
     parts = [
@@ -228,5 +247,9 @@ def _footer(run: Run) -> str:
         f"seed {manifest['seed']}",
         f"{valid} of {total} trials valid" + ("" if total == planned else f", {planned} planned"),
     ]
-    lines = ["  ·  ".join(parts), "  ·  ".join(second), *_saturated(run)]
-    return "\n".join(lines)
+    lines = ["  ·  ".join(parts), "  ·  ".join(second), *notes]
+    width_in, height_in = figure.get_size_inches()
+    figure.text(
+        MARGIN_IN / width_in, 0.083 / height_in, "\n".join(lines),
+        fontsize=6.8, color=GREY, ha="left", va="bottom", linespacing=1.35,
+    )  # fmt: skip

@@ -1,0 +1,253 @@
+"""What a run of `overload` says, in a table and in sentences; `overload_analysis` computes it.
+
+Nothing here is assumed: the paper's claim is seen, seen in part, contradicted
+or undecided as the intervals have it, and two servers differ when their
+intervals do not overlap, and not otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sedabench.overload_analysis import (
+    KEEPS,
+    STAGED,
+    THRICE,
+    TWICE,
+    Findings,
+    Kept,
+    ServerFindings,
+    Verdict,
+    analyse,
+)  # fmt: skip
+from sedabench.results import Run
+from sedabench.spike import Recovery
+from sedabench.stats import Interval
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["Findings", "analyse", "sentences", "show", "table"]
+
+
+def show(run: Run, console: Console) -> None:
+    """Print table and sentences."""
+    findings = analyse(run)
+    console.print(table(findings))
+    for text in _sentences(findings):
+        console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def sentences(run: Run) -> list[str]:
+    """What was found, for a report: trials left out, each server, their comparison, the claim."""
+    return _sentences(analyse(run))
+
+
+def _sentences(findings: Findings) -> list[str]:
+    found = [*_left_out(findings)]
+    for server in findings.servers:
+        found += _of_server(server, findings)
+    return [*found, *_compared(findings), *_claim(findings), *_explained(findings)]
+
+
+def _left_out(findings: Findings) -> list[str]:
+    count = sum(number for _, number in findings.invalid)
+    if not count:
+        return []
+    most, number = findings.invalid[0]
+    one = len(findings.invalid) == 1
+    why = most if one else f"most often ({number}): {most}"
+    are = "is" if count == 1 else "are"
+    why = why.rstrip(".")
+    return [f"{count} of {findings.trials} trials {are} invalid and left out ({why})."]
+
+
+def _of_server(server: ServerFindings, findings: Findings) -> list[str]:
+    name = server.server
+    if server.peak is None or server.peak.goodput_rps is None:
+        found = [f"{name}: no valid trial of the sweep."]
+    else:
+        peak = f"{_rate(server.peak.goodput_rps)} at {_times(server.peak.load)}"
+        closed = server.capacity_rps
+        capacity = f"has a capacity of {_rate(closed)}" if closed else "has no measured capacity"
+        kept = " and ".join(_kept_text(kept) for kept in (server.twice, server.thrice))
+        found = [
+            f"{name} {capacity} and a peak goodput of {peak}; it {kept}.",
+            _slo(server, findings),
+        ]
+    return [*found, *_recovered(server)]
+
+
+def _kept_text(kept: Kept) -> str:
+    where = _named(kept.load)
+    if kept.at_peak:
+        return f"has its peak at {where}"
+    if kept.ratio is None:
+        return f"has no known ratio at {where}"
+    return f"keeps {_with_limits(kept.ratio, '.2f')} of its peak goodput at {where}"
+
+
+def _slo(server: ServerFindings, findings: Findings) -> str:
+    slo, breaks = f"the SLO of {findings.slo_ms:g} ms", server.breaks_at
+    judged = [level for level in server.levels if level.breaks_slo is not None]
+    if breaks is None:
+        text = f"{server.server}: its p99 stays within {slo} up to {_times(judged[-1].load)}"
+    else:
+        text = f"{server.server}: its p99 first breaks {slo} at {_times(breaks.load)}"
+        p99_us = breaks.p99_us
+        if p99_us and p99_us.value <= findings.slo_ms * 1e3:
+            text += " (for want of answers)"
+        elif p99_us and p99_us.low <= findings.slo_ms * 1e3:
+            text += " (the interval reaches below it)"
+    level = server.at(TWICE)
+    if level is None:
+        return text + "."
+    p99 = _with_limits(level.p99_us, ".3g", 1e-3, " ms") if level.p99_us else "unknown"
+    text += f"; at {_named(TWICE)} the p99 of accepted requests is {p99}"
+    if level.rejected is not None and level.lost is not None:
+        text += f", with {level.rejected:.1%} of the requests rejected"
+        text += f" and {level.lost:.1%} of the accepted without a correct answer"
+    return text + "."
+
+
+def _recovered(server: ServerFindings) -> list[str]:
+    if not server.recoveries:
+        return [f"{server.server}: no recovery time, for there is no valid spike trial."]
+    texts = [_recovery_text(one) for one in server.recoveries]
+    return [f"{server.server}, after the spike: {'; '.join(texts)}."]
+
+
+def _recovery_text(one: Recovery) -> str:
+    if one.seconds is None:
+        return f"not recovered within the {one.observed_s:.1f} s that were left"
+    if one.seconds < 0.05:
+        return "recovered at once, in the first bin after it"
+    return f"recovered after {one.seconds:.1f} s"
+
+
+def _compared(findings: Findings) -> list[str]:
+    """The goodput of the best server at twice the capacity, beside each of the others."""
+    found = [(s, level) for s in findings.servers if (level := s.at(TWICE)) and level.goodput_rps]
+    if len(found) < 2:
+        return []
+    found.sort(key=lambda pair: pair[1].goodput_rps.value, reverse=True)  # type: ignore[union-attr]
+    (best, top), *others = found
+    high = top.goodput_rps
+    assert high is not None
+    texts = []
+    for server, level in others:
+        low = level.goodput_rps
+        assert low is not None
+        if high.n < 2 or low.n < 2 or low.high >= high.low:
+            texts.append(f"no difference from {server.server} ({_rate(low)}) is seen")
+        else:
+            texts.append(f"more than {server.server} ({_rate(low)})")
+    return [
+        f"At {_named(TWICE)} {best.server} has the highest goodput, {_rate(high)}: "
+        + ", ".join(texts) + "."
+    ]  # fmt: skip
+
+
+def _claim(findings: Findings) -> list[str]:
+    """Whether the claim is seen; each server counts by its own verdict at twice the capacity."""
+    groups: dict[tuple[bool, Verdict], list[str]] = {}
+    judged = [(s, v) for s in findings.servers if (v := s.twice.verdict) is not None]
+    for server, verdict in judged:
+        groups.setdefault((server.architecture == STAGED, verdict), []).append(server.server)
+    staged = [v for s, v in judged if s.architecture == STAGED]
+    others = [v for s, v in judged if s.architecture != STAGED]
+    if not staged or not others:
+        missing = "another architecture" if staged else f"the architecture {STAGED}"
+        answer = f"cannot be judged, for no server of {missing} was measured there"
+    elif "loses" in staged:
+        answer = "is contradicted here"
+    elif set(staged) == {"keeps"} and set(others) == {"loses"}:
+        answer = "is seen here"
+    elif set(staged) == {"keeps"} and "keeps" in others:
+        answer = "is seen in part"
+    else:
+        answer = "is not decided here"
+    words: dict[Verdict, str] = {
+        "keeps": "the peak is kept by",
+        "loses": "it is not kept by",
+        "undecided": "not enough is known of",
+    }
+    who = [
+        f"{text} {', '.join(s.server for s, v in judged if v == verdict)}"
+        for verdict, text in words.items()
+        if any(v == verdict for _, v in judged)
+    ]
+    text = (
+        "The paper's claim, that a well-conditioned service keeps its peak under overload and the "
+        f"others do not (here: at least {KEEPS:g} of the peak goodput at {_named(TWICE)}), {answer}"
+    )
+    return [f"{text}: {'; '.join(who)}." if who else f"{text}."]
+
+
+def _explained(findings: Findings) -> list[str]:
+    ratios = [k.ratio for s in findings.servers for k in (s.twice, s.thrice) if k.ratio]
+    if not ratios:
+        return []
+    if any(ratio.kind == "range" for ratio in ratios):
+        return ["With fewer than 3 valid repeats the brackets hold their range, not an interval."]
+    return ["Brackets hold 95 % bootstrap intervals over the repeats."]
+
+
+def table(findings: Findings) -> Table:
+    """One row a server."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    made = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
+    made.add_column("server", no_wrap=True)
+    for heading in (
+        "capacity\nreq/s", "peak good-\nput req/s", "at\nload", "kept at\ntwice", "kept at\nthrice",
+        "p99 over\nSLO at", "p99 ms\nat twice", "recovery\ns", "valid",
+    ):  # fmt: skip
+        made.add_column(heading, justify="right", no_wrap=True)
+    for server in findings.servers:
+        peak, twice, breaks = server.peak, server.at(TWICE), server.breaks_at
+        made.add_row(
+            server.server,
+            _value(server.capacity_rps, ",.0f"),
+            _value(peak.goodput_rps if peak else None, ",.0f"),
+            f"{peak.load:g}" if peak else "-",
+            _value(server.twice.ratio, ".2f"),
+            _value(server.thrice.ratio, ".2f"),
+            f"{breaks.load:g}" if breaks else "never",
+            _value(twice.p99_us if twice else None, ".3g", 1e-3),
+            ", ".join(_seconds(one) for one in server.recoveries) or "-",
+            f"{sum(v.valid for v in server.levels)}/{sum(v.trials for v in server.levels)}",
+        )
+    return made
+
+
+def _seconds(one: Recovery) -> str:
+    return f">{one.observed_s:.1f}" if one.seconds is None else f"{one.seconds:.1f}"
+
+
+def _value(interval: Interval | None, form: str, factor: float = 1.0) -> str:
+    return format(interval.value * factor, form) if interval else "-"
+
+
+def _rate(interval: Interval) -> str:
+    return _with_limits(interval, ",.0f") + " requests/s"
+
+
+def _with_limits(interval: Interval, form: str, factor: float = 1.0, unit: str = "") -> str:
+    """ "0.93 [0.90, 0.95]"; one repeat has no limits and says so."""
+    value, low, high = (
+        format(number * factor, form) for number in (interval.value, interval.low, interval.high)
+    )
+    if interval.n == 1:
+        return f"{value}{unit} (one repeat)"
+    return f"{value} [{low}, {high}]{unit}"
+
+
+def _times(load: float) -> str:
+    return "the capacity" if load == 1 else f"{load:g} times the capacity"
+
+
+def _named(load: float) -> str:
+    return {TWICE: "twice the capacity", THRICE: "three times"}.get(load, _times(load))
