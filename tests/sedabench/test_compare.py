@@ -1,0 +1,292 @@
+"""Two runs compared: what is said, what is not, and how the command exits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from sedabench.cli_compare import compare as command
+from sedabench.compare import FAMILY_WISE, Comparison, better, compare
+from sedabench.errors import UserError
+from sedabench.experiments.figure1 import Figure1
+from sedabench.results import load_run
+from sedabench.stats import holm, welch
+from tests.sedabench.conftest import MakeRun
+
+REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "figure1"
+FIVE = Figure1.quick(repeats=5, connections=(1, 16, 64))
+
+Row = dict[str, str]
+
+
+def edited(source: Path, target: Path, edit: Callable[[Row], None]) -> Path:
+    """A copy of a run folder in which `edit` changed every row of trials.csv."""
+    shutil.copytree(source, target)
+    with (source / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        edit(row)
+    with (target / "trials.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return target
+
+
+def scaled(server: str, factor: float, column: str = "bandwidth_bps") -> Callable[[Row], None]:
+    def edit(row: Row) -> None:
+        if row["server"] == server and row[column]:
+            row[column] = f"{float(row[column]) * factor:.9g}"
+
+    return edit
+
+
+def manifest_edited(path: Path, **changes: object) -> Path:
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | changes))
+    return path
+
+
+def verdicts(found: Comparison) -> dict[str, set[str]]:
+    return {
+        server: {cell.verdict for cell in found.cells if cell.server == server}
+        for server in {cell.server for cell in found.cells}
+    }
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_a_run_compared_with_itself_shows_no_difference_anywhere() -> None:
+    run = load_run(REFERENCE)
+    found = compare(run, run)
+    assert {cell.verdict for cell in found.cells} == {"no difference seen"}
+    assert len(found.cells) == 42
+    assert all(cell.ratio is not None and cell.ratio.value == 1 for cell in found.cells)
+    assert (found.only_a, found.only_b, found.differences) == ((), (), ())
+    assert found.left_out_a == found.left_out_b == 3
+
+
+def test_a_server_that_lost_a_third_is_slower_and_nobody_else_is(tmp_path: Path) -> None:
+    """Of the reference run, with the noise that it really has."""
+    slow = edited(REFERENCE, tmp_path / "slow", scaled("threaded", 0.7))
+    found = compare(load_run(REFERENCE), load_run(slow))
+    said = verdicts(found)
+    assert said["eventloop"] == said["seda"] == {"no difference seen"}
+    assert said["threaded"] <= {"slower", "no difference seen"}
+    slower = [cell for cell in found.cells if cell.verdict == "slower"]
+    assert len(slower) >= 9, "four of its fourteen levels have a repeat that is far off"
+    assert all(cell.ratio and abs(cell.ratio.value - 0.7) < 1e-6 for cell in slower)
+    assert {c.verdict for c in compare(load_run(slow), load_run(REFERENCE)).cells} == {
+        "faster",
+        "no difference seen",
+    }
+
+
+def test_with_steady_repeats_every_level_of_a_slower_server_shows(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    a = make_run(config=FIVE)
+    b = edited(a, tmp_path / "b", scaled("seda", 0.8))
+    said = verdicts(compare(load_run(a), load_run(b)))
+    assert said == {
+        "threaded": {"no difference seen"},
+        "eventloop": {"no difference seen"},
+        "seda": {"slower"},
+    }
+
+
+def test_of_a_latency_less_is_better_and_of_the_unknown_nothing_is_said(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    def noisy(column: str, factor: float) -> Callable[[Row], None]:
+        noise = np.random.default_rng(3)
+
+        def edit(row: Row) -> None:
+            row[column] = f"{float(row[column]) * factor * noise.normal(1, 0.01):.9g}"
+
+        return edit
+
+    for column, verdict in (("ack_p99_us", "slower"), ("client_cpu", "higher")):
+        a = edited(make_run(f"{column}", config=FIVE), tmp_path / f"{column}-a", noisy(column, 1))
+        b = edited(a, tmp_path / f"{column}-b", noisy(column, 1.5))
+        found = compare(load_run(a), load_run(b), (column,))
+        assert {cell.verdict for cell in found.cells} == {verdict}
+    assert (better("goodput_rps"), better("latency_p99_us"), better("steal")) == (1, -1, 0)
+
+
+def test_two_or_three_repeats_are_too_few_to_tell(make_run: MakeRun, tmp_path: Path) -> None:
+    for repeats, told in ((2, False), (3, False), (4, True)):
+        a = make_run(f"a{repeats}", config=Figure1.quick(repeats=repeats, connections=(1, 16)))
+        b = edited(a, tmp_path / f"b{repeats}", scaled("seda", 0.1))
+        said = verdicts(compare(load_run(a), load_run(b)))["seda"]
+        assert said == {"slower" if told else "too few repeats to tell"}
+
+
+def test_invalid_trials_do_not_count_and_their_number_is_said(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    a = make_run(config=FIVE)
+
+    def one_bad(row: Row) -> None:
+        if row["trial"] == "0":
+            row.update(valid="False", invalid_reason="the machine slept", bandwidth_bps="1")
+
+    b = edited(a, tmp_path / "b", one_bad)
+    found = compare(load_run(a), load_run(b))
+    assert {cell.verdict for cell in found.cells} == {"no difference seen"}
+    assert sorted({cell.n_b for cell in found.cells}) == [4, 5]
+    assert "invalid: 0 of 45 trials of A, 1 of 45 of B" in invoke(a, b).output
+
+
+def test_cells_that_one_run_has_alone_are_listed(make_run: MakeRun) -> None:
+    a = make_run("a", config=Figure1.quick(repeats=1, connections=(1, 16, 64)))
+    b = make_run("b", config=Figure1.quick(repeats=1, connections=(16, 256)))
+    found = compare(load_run(a), load_run(b))
+    assert {cell.level for cell in found.cells} == {(16,)}
+    output = invoke(a, b).output
+    assert "Measured in A only, not compared: threaded at 1, threaded at 64, even" in output
+    assert "Measured in B only, not compared: threaded at 256, even" in output
+
+
+def test_another_machine_kernel_interpreter_or_setting_is_warned_of_in_one_line(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    a = make_run(config=FIVE)
+    b = edited(a, tmp_path / "b", lambda row: None)
+    parameters = json.loads((a / "manifest.json").read_text())["parameters"]
+    manifest_edited(
+        b,
+        machine={"cpu": "Z80", "kernel": "CP/M 2.2"},
+        interpreters={"server": {"title": "CPython 3.14.0 (no GIL)"}},
+        parameters=parameters | {"duration_s": 9.0, "repeats": 7},
+    )
+    warnings = [line for line in invoke(a, b).output.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1
+    for part in ("Z80", "CP/M 2.2", "(GIL) / CPython 3.14.0 (no GIL)", "duration_s: 1.0 / 9.0"):
+        assert part in warnings[0]
+    assert "repeats" not in warnings[0]
+
+
+def test_a_zero_in_a_leaves_no_ratio_and_harms_nobody(make_run: MakeRun, tmp_path: Path) -> None:
+    def nothing_at_one(row: Row) -> None:
+        if row["connections"] == "1":
+            row["bandwidth_bps"] = "0"
+
+    b = make_run(config=FIVE)
+    a = edited(b, tmp_path / "a", nothing_at_one)
+    found = compare(load_run(a), load_run(b))
+    assert {(c.ratio, c.verdict) for c in found.cells if c.level == (1,)} == {(None, "faster")}
+    assert {c.verdict for c in found.cells if c.level != (1,)} == {"no difference seen"}
+    assert {c.verdict for c in compare(load_run(a), load_run(a)).cells} == {"no difference seen"}
+    assert invoke(b, a, "--fail-if-slower", 99).exit_code == 1
+
+
+def test_fail_if_slower_fails_when_a_whole_interval_is_beyond_it(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    a = make_run(config=FIVE)
+    b = edited(a, tmp_path / "b", scaled("seda", 0.7))
+    failed = invoke(a, b, "--fail-if-slower", 10)
+    assert failed.exit_code == 1
+    last = failed.output.splitlines()[-1]
+    assert last.startswith("slower by more than 10 %: seda at 1 (0.700, ")
+    assert "eventloop" not in last
+    for passes in ((a, b, "--fail-if-slower", 40), (b, a, "--fail-if-slower", 10), (a, b)):
+        assert invoke(*passes).exit_code == 0
+    assert invoke(a, b, "--fail-if-slower", 29.9).exit_code == 0, "30 % is not surely above 29.9"
+
+
+def test_json_is_one_line_with_every_cell(make_run: MakeRun, tmp_path: Path) -> None:
+    a = make_run(config=FIVE)
+    b = edited(a, tmp_path / "b", scaled("seda", 0.7))
+    done = invoke(a, b, "--json", "--fail-if-slower", 10)
+    assert (done.exit_code, done.output.count("\n")) == (1, 1)
+    said = json.loads(done.output)
+    assert said["experiment"] == "figure1"
+    assert said["metrics"] == {"bandwidth_bps": "more is better"}
+    assert len(said["cells"]) == 9
+    seda = next(c for c in said["cells"] if (c["server"], c["connections"]) == ("seda", 64))
+    assert seda["verdict"] == "slower"
+    assert seda["ratio_low"] <= seda["ratio"] <= seda["ratio_high"] < 0.9
+    assert seda["p_adjusted"] <= FAMILY_WISE
+    assert {c["server"] for c in said["slower"]} == {"seda"}
+
+
+MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
+    "no run folder": (("a", "nothing"), "not a run folder"),
+    "another experiment": (("a", "overload"), "of figure1 and"),
+    "an experiment that has no comparison": (("later", "later"), "'later'"),
+    "no cell in common": (("a", "far"), "no server and level in common"),
+    "a run without a trial": (("a", "empty"), "no server and level in common"),
+    "a metric that is none": (("a", "a", "--metric", "bandwith_bps"), "did you mean 'bandwidth_b"),
+    "a metric that is no number": (("a", "a", "--metric", "server"), "unknown metric 'server'"),
+    "a limit for what has no better": (
+        ("a", "a", "--metric", "client_cpu", "--fail-if-slower", "1"), "not known whether more",
+    ),
+    "a limit that can never be reached": (("a", "a", "--fail-if-slower", "100"), "less than 100"),
+    "a limit that no cell can be held to": (("two", "two", "--fail-if-slower", "5"), "--repeats 5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "says"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_what_cannot_be_compared_is_said_in_one_line(
+    make_run: MakeRun, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    made = {
+        "a": lambda: make_run("a", config=FIVE),
+        "two": lambda: make_run("two", config=Figure1.quick(repeats=2, connections=(1,))),
+        "far": lambda: make_run("far", config=Figure1.quick(repeats=2, connections=(3,))),
+        "empty": lambda: make_run("empty", config=FIVE, stop_after=0),
+        "overload": lambda: manifest_edited(make_run("overload"), experiment="overload"),
+        "later": lambda: manifest_edited(make_run("later"), experiment="later"),
+    }
+    for name in {*arguments} & {*made}:
+        made[name]()
+    paths = [str(tmp_path / word) if word in (*made, "nothing") else word for word in arguments]
+    error = invoke(*paths).exception
+    assert isinstance(error, UserError)
+    assert says in str(error)
+    assert "\n" not in str(error)
+
+
+def test_importing_the_command_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, sedabench.cli_compare; "
+        "print([m for m in ('numpy', 'pandas', 'scipy', 'rich') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("noise", ["normal", "skewed", "outliers"])
+def test_where_nothing_differs_a_whole_comparison_is_wrong_once_in_twenty_at_most(
+    noise: str,
+) -> None:
+    """300 comparisons of 42 cells with 5 repeats on each side, all drawn from one distribution."""
+    source = np.random.default_rng(2001)
+    shape = (300, 42, 2, 5)
+    drawn = {
+        "normal": lambda: source.normal(0, 0.03, shape),
+        "skewed": lambda: np.log(1 - 0.03 * source.exponential(size=shape)),
+        "outliers": lambda: (
+            source.normal(0, 0.03, shape) + np.log(0.6) * (source.random(shape) < 0.1)
+        ),
+    }[noise]()
+    wrong = sum(
+        min(holm([welch(a, b).p for a, b in comparison])) <= FAMILY_WISE for comparison in drawn
+    )
+    # 5 % of 300 are 15, with a standard deviation of 3.8.
+    assert wrong <= 27
+    if noise == "normal":
+        assert wrong >= 3
