@@ -160,13 +160,13 @@ def _numbers(kind: str, argument: str, texts: Sequence[str], count: int) -> list
 
 
 def _ns(what: str, lasts_s: float) -> int:
-    if not 0 < lasts_s <= MOST_S:
+    if not 1e-9 <= lasts_s <= MOST_S:
         raise LoadError(f"{what} must last above 0 and at most {MOST_S:g} s, not {lasts_s:g}")
     return round(lasts_s * 1e9)
 
 
 def _constant(lasts_ns: int, rate: float) -> NDArray[np.int64]:
-    gap_ns = 1e9 / rate
+    gap_ns = min(1e9 / rate, lasts_ns)
     # Each time from its own number: adding up gaps would add up what they were rounded by.
     times = (np.arange(int(lasts_ns / gap_ns) + 2) * gap_ns).astype(np.int64)
     return times[: np.searchsorted(times, lasts_ns)]
@@ -179,10 +179,11 @@ def _poisson(
     ends = np.cumsum([rate * factor * lasts_ns / 1e9 for lasts_ns, factor in pieces])
     unit = _unit_poisson(float(ends[-1]), random)
     times = np.empty(len(unit), dtype=np.int64)
+    # Before the loop, which turns `unit` into nanoseconds where it lies.
+    cuts = np.searchsorted(unit, ends).tolist()
     first = begin_ns = 0
     begin = 0.0
-    for (lasts_ns, factor), end in zip(pieces, ends.tolist(), strict=True):
-        behind = int(np.searchsorted(unit, end))
+    for (lasts_ns, factor), end, behind in zip(pieces, ends.tolist(), cuts, strict=True):
         if behind > first:
             piece = unit[first:behind]
             piece -= begin
