@@ -28,24 +28,31 @@ Cell = Mapping[str, Any]
 
 
 def blocked_order(servers: Sequence[str], levels: Sequence[int], repeats: int, seed: int) -> list[dict[str, Any]]:  # fmt: skip  # noqa: E501
-    """The plan: a randomised complete block design (Fisher, 1935).
+    """The plan of a sweep over connections: every server at every level in each block."""
+    cells = [{"server": server, "connections": level} for server in servers for level in levels]
+    return numbered(shuffled_blocks(cells, repeats, random.Random(seed)))
 
-    Each repeat is a block that holds every server at every level once, in an
-    order of its own.  A machine drifts (it warms up, a neighbour wakes): within
-    a block the drift hits servers and levels alike, and blocks differ by it,
-    which shows in the spread of the repeats instead of between the curves.
-    A single permutation of all trials could put one server's repeats together.
+
+def shuffled_blocks(cells: Sequence[Cell], repeats: int, source: random.Random) -> list[Cell]:
+    """A randomised complete block design (Fisher, 1935).
+
+    Each repeat is a block that holds every cell once, in an order of its own.
+    A machine drifts (it warms up, a neighbour wakes): within a block the drift
+    hits servers and levels alike, and blocks differ by it, which shows in the
+    spread of the repeats instead of between the curves.  A single permutation
+    of all trials could put one server's repeats together.
     """
-    source = random.Random(seed)
-    plan: list[dict[str, Any]] = []
+    blocks: list[Cell] = []
     for block in range(repeats):
-        cells = [(server, level) for server in servers for level in levels]
-        source.shuffle(cells)
-        for server, level in cells:
-            plan.append(
-                {"trial": len(plan), "block": block, "server": server, "connections": level}
-            )
-    return plan
+        shuffled = list(cells)
+        source.shuffle(shuffled)
+        blocks += [{"block": block, **cell} for cell in shuffled]
+    return blocks
+
+
+def numbered(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Cells as a plan: trial 0 is the first to be measured."""
+    return [{"trial": number, **cell} for number, cell in enumerate(cells)]
 
 
 @dataclass(frozen=True)
