@@ -160,10 +160,12 @@ class Threaded(Architecture):
         conversation = Conversation(sock, self.service.session())
         self.hurries = type(conversation.session).hurry is not Session.hurry
         self.conversations.add(conversation)
+        self.counters.accepted += 1  # before its thread can answer, and not late if that starts late
         try:
             _thread.start_new_thread(self._reader, (conversation,))
         except (RuntimeError, MemoryError):  # no thread: this connection only
             self.conversations.discard(conversation)
+            self.counters.accepted -= 1
             self.counters.refused += 1
             sock.close()
             return
@@ -172,7 +174,6 @@ class Threaded(Architecture):
     def _reader(self, conversation: Conversation) -> None:
         """A connection's thread, from its first byte to its last."""
         counters = self.ledger.lease()
-        counters.accepted += 1
         try:
             server = self.server
             set_kernel_timeouts(conversation.sock, server.idle_timeout_s, server.send_timeout_s)
