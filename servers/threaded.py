@@ -160,7 +160,7 @@ class Threaded(Architecture):
         conversation = Conversation(sock, self.service.session())
         self.hurries = type(conversation.session).hurry is not Session.hurry
         self.conversations.add(conversation)
-        self.counters.accepted += 1  # before its thread can answer, and not late if that starts late
+        self.counters.accepted += 1  # before its thread can answer or starts late
         try:
             _thread.start_new_thread(self._reader, (conversation,))
         except (RuntimeError, MemoryError):  # no thread: this connection only
