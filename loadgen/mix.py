@@ -179,7 +179,7 @@ class Mix:
         """
         if seed < 0:
             raise LoadError(f"the seed must not be negative, as {seed} is")
-        weights = np.array([template.weight for template in self.templates])
+        weights = np.array([template.weight for template in self.templates], dtype=np.float64)
         weights /= weights.max()  # whose sum might be infinite
         random = generator(seed, STREAM)
         counts = random.multinomial(count, weights / weights.sum())
