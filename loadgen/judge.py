@@ -15,7 +15,6 @@ Nothing here measures, prints or exits.
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import re
@@ -23,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loadgen.names import unknown
 from loadgen.target import LoadError
 
 OPERATORS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {
@@ -146,10 +146,8 @@ def parse_condition(text: str, workload: str | None = None) -> Condition:
     name, unit = form["name"], form["unit"]
     known = [n for n, figure in FIGURES.items() if workload is None or figure.keys(workload)]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
         of = f" of {workload}" if workload and name in FIGURES else ""
-        raise LoadError(f"--fail-if {text!r}: unknown figure {name!r}{of}; {hint}")
+        raise unknown(f"figure{of} in --fail-if", name, known)
     units = FIGURES[name].units
     if unit not in units:
         fitting = ", ".join(u or "no unit" for u in units)

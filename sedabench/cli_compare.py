@@ -193,10 +193,10 @@ def _ratio(cell: CellComparison) -> str:
 
 
 def _limits(ratio: Interval | None) -> str:
-    """ "0.660 to 0.740"; with a star where it is the range of few repeats."""
+    """ "0.660-0.740", with a star where it is the range of few repeats."""
     if ratio is None:
         return "-"
-    return f"{ratio.low:.3f} to {ratio.high:.3f}{'*' if ratio.kind == 'range' else ''}"
+    return f"{ratio.low:.3f}-{ratio.high:.3f}{'*' if ratio.kind == 'range' else ''}"
 
 
 def _json(

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -68,12 +68,19 @@ class Question:
     metrics: tuple[str, ...]
     offered: str | None = None
     """The column that should agree between two cells of the same level."""
+    phase: str | None = None
+    """Only trials of this phase are compared."""
 
 
 QUESTIONS: Mapping[str, Question] = {
     "figure1": Question(("connections",), ("bandwidth_bps",)),
-    "overload": Question(("workload", "load"), ("goodput_rps", "latency_p99_us"), "offered_rps"),
+    "overload": Question(
+        ("workload", "load"), ("goodput_rps", "latency_p99_us"), "offered_rps", "sweep"
+    ),
 }
+
+OFFERED_APART = 0.05
+"""From this share on the offered load of a level differs, and is warned of."""
 
 HIGHER_IS_BETTER = ("_bps", "_rps", "bursts_per_s")
 LOWER_IS_BETTER = ("_us",)
@@ -100,7 +107,10 @@ class CellComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All cells of two runs, and those that only one of them measured."""
+    """All cells of two runs, and those that only one of them measured.
+
+    `a` and `b` hold the trials that were compared, and the invalid ones among them.
+    """
 
     a: Run
     b: Run
@@ -160,6 +170,7 @@ def compare(a: Run, b: Run, metrics: tuple[str, ...] = ()) -> Comparison:
     chosen = tuple(dict.fromkeys(metrics)) or question.metrics
     for metric in chosen:
         _check_metric(metric, a, b)
+    a, b = _of_phase(a, question.phase), _of_phase(b, question.phase)
     both = set(a.trials.columns) & set(b.trials.columns)
     levels = tuple(name for name in question.levels if name in both)
     if "server" not in both or not levels:
@@ -195,6 +206,12 @@ def _check_metric(metric: str, *runs: Run) -> None:
         if metric not in numeric:
             error = unknown("metric", metric, numeric)
             raise UserError(f"{error} (of the numbers in {run.path / 'trials.csv'})")
+
+
+def _of_phase(run: Run, phase: str | None) -> Run:
+    if phase is None or "phase" not in run.trials:
+        return run
+    return replace(run, trials=run.trials[run.trials["phase"] == phase])
 
 
 def _samples(
@@ -325,5 +342,5 @@ def _offered_differences(
         for key in in_a
         if key in in_b and np.median(in_a[key]) > 0
     ]
-    if ratios and max(abs(ratio - 1) for ratio in ratios) > 0.02:
+    if ratios and max(abs(ratio - 1) for ratio in ratios) > OFFERED_APART:
         yield f"{offered} at the same level: B/A from {min(ratios):.2f} to {max(ratios):.2f}"

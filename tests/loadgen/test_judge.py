@@ -115,8 +115,8 @@ MISTAKES = {
     "goodput<5%": "unit '%' does not fit goodput; give no unit, rps",
     "bandwidth<8Gbps": "give no unit, bps, Mbit/s, Gbit/s",
     "fairness<90%": "unit '%' does not fit fairness; give no unit",
-    "p95>50ms": "unknown figure 'p95'; did you mean",
-    "latency>50ms": "known: p50, p90, p99, p999, max, mean, service_p50",
+    "p95>50ms": "unknown figure in --fail-if 'p95'; did you mean",
+    "latency>50ms": "known: bandwidth, client_cpu, errors, fairness, goodput, max",
 }
 
 
