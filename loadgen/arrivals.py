@@ -16,7 +16,7 @@ nothing, and what follows a comma is ignored.
 
 How Poisson arrivals are made (Lewis and Shedler, "Simulation of Nonhomogeneous
 Poisson Processes by Thinning", Naval Research Logistics Quarterly 26(3), 1979,
-section 1, the method by time-scale transformation, after Cinlar, "Introduction
+where it is the method by time-scale transformation, after Cinlar, "Introduction
 to Stochastic Processes", 1975): a process of rate 1, whose gaps are exponential,
 is drawn up to the number of requests that are expected in all, and its axis is
 then stretched to time, piece by piece of constant rate.  This is the process
