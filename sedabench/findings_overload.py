@@ -15,7 +15,6 @@ from sedabench.overload_analysis import (
     THRICE,
     TWICE,
     Findings,
-    Kept,
     ServerFindings,
     Verdict,
     analyse,
@@ -55,12 +54,13 @@ def _left_out(findings: Findings) -> list[str]:
     count = sum(number for _, number in findings.invalid)
     if not count:
         return []
-    most, number = findings.invalid[0]
-    one = len(findings.invalid) == 1
-    why = most if one else f"most often ({number}): {most}"
+    why = [f"{reason.rstrip('.')} ({number})" for reason, number in findings.invalid[:3]]
+    more = ["others"] if len(findings.invalid) > 3 else []
     are = "is" if count == 1 else "are"
-    why = why.rstrip(".")
-    return [f"{count} of {findings.trials} trials {are} invalid and left out ({why})."]
+    return [
+        f"{count} of {findings.trials} trials {are} invalid and left out: "
+        + "; ".join(why + more) + "."
+    ]  # fmt: skip
 
 
 def _of_server(server: ServerFindings, findings: Findings) -> list[str]:
@@ -71,21 +71,28 @@ def _of_server(server: ServerFindings, findings: Findings) -> list[str]:
         peak = f"{_rate(server.peak.goodput_rps)} at {_times(server.peak.load)}"
         closed = server.capacity_rps
         capacity = f"has a capacity of {_rate(closed)}" if closed else "has no measured capacity"
-        kept = " and ".join(_kept_text(kept) for kept in (server.twice, server.thrice))
         found = [
-            f"{name} {capacity} and a peak goodput of {peak}; it {kept}.",
+            f"{name} {capacity} and a peak goodput of {peak}; {_kept_text(server)}.",
             _slo(server, findings),
         ]
     return [*found, *_recovered(server)]
 
 
-def _kept_text(kept: Kept) -> str:
-    where = _named(kept.load)
-    if kept.at_peak:
-        return f"has its peak at {where}"
-    if kept.ratio is None:
-        return f"has no known ratio at {where}"
-    return f"keeps {_with_limits(kept.ratio, '.2f')} of its peak goodput at {where}"
+def _kept_text(server: ServerFindings) -> str:
+    """ "it keeps 0.93 [0.90, 0.95] of it at twice the capacity and ... at three times"."""
+    texts = []
+    for kept in (server.twice, server.thrice):
+        where = _named(kept.load)
+        if kept.at_peak:
+            texts.append(f"it has this peak at {where}")
+        elif kept.ratio is None:
+            texts.append(f"what it keeps at {where} is not known")
+        else:
+            ratio = _with_limits(kept.ratio, ".2f")
+            texts.append(f"it keeps {ratio} of its peak goodput at {where}")
+    if all(kept.ratio and not kept.at_peak for kept in (server.twice, server.thrice)):
+        texts[1] = texts[1].removeprefix("it keeps ").replace(" of its peak goodput", "")
+    return " and ".join(texts)
 
 
 def _slo(server: ServerFindings, findings: Findings) -> str:
@@ -103,12 +110,14 @@ def _slo(server: ServerFindings, findings: Findings) -> str:
     level = server.at(TWICE)
     if level is None:
         return text + "."
-    p99 = _with_limits(level.p99_us, ".3g", 1e-3, " ms") if level.p99_us else "unknown"
+    p99 = _milliseconds(level.p99_us) if level.p99_us else "unknown"
     text += f"; at {_named(TWICE)} the p99 of accepted requests is {p99}"
-    if level.rejected is not None and level.lost is not None:
-        text += f", with {level.rejected:.1%} of the requests rejected"
-        text += f" and {level.lost:.1%} of the accepted without a correct answer"
-    return text + "."
+    shares = (
+        (level.rejected, "of the requests are rejected"),
+        (level.lost, "of the accepted get no correct answer"),
+    )
+    told = [f"{share:.1%} {what}" for share, what in shares if share is not None and share > 5e-4]
+    return f"{text}; {', '.join(told)}." if told else f"{text}."
 
 
 def _recovered(server: ServerFindings) -> list[str]:
@@ -216,7 +225,7 @@ def table(findings: Findings) -> Table:
             _value(server.twice.ratio, ".2f"),
             _value(server.thrice.ratio, ".2f"),
             f"{breaks.load:g}" if breaks else "never",
-            _value(twice.p99_us if twice else None, ".3g", 1e-3),
+            _value(twice.p99_us if twice else None, ",.0f", 1e-3),
             ", ".join(_seconds(one) for one in server.recoveries) or "-",
             f"{sum(v.valid for v in server.levels)}/{sum(v.trials for v in server.levels)}",
         )
@@ -243,6 +252,11 @@ def _with_limits(interval: Interval, form: str, factor: float = 1.0, unit: str =
     if interval.n == 1:
         return f"{value}{unit} (one repeat)"
     return f"{value} [{low}, {high}]{unit}"
+
+
+def _milliseconds(interval: Interval) -> str:
+    form = ",.0f" if interval.value >= 100e3 else ".1f"
+    return _with_limits(interval, form, 1e-3, " ms")
 
 
 def _times(load: float) -> str:

@@ -58,6 +58,8 @@ class Level:
     p50_us: Interval | None
     p99_us: Interval | None
     jain_fairness: Interval | None
+    answered: float | None
+    """Share of the scheduled requests that got a correct answer; median."""
     rejected: float | None
     """Share of the scheduled requests that got a 503; median."""
     lost: float | None
@@ -183,6 +185,7 @@ def _level(server: str, load: float, trials: pd.DataFrame, slo_ms: float) -> Lev
         valid[name].astype(float) for name in ("scheduled", "answered", "rejected")
     )
     accepted = (scheduled - rejected).where(lambda count: count > 0)
+    asked = scheduled.where(lambda count: count > 0)
     lost = _middle(1 - answered / accepted)
     breaks: bool | None = None
     if p99_us is not None or lost is not None:
@@ -197,7 +200,8 @@ def _level(server: str, load: float, trials: pd.DataFrame, slo_ms: float) -> Lev
         p50_us=_interval(valid["latency_p50_us"]),
         p99_us=p99_us,
         jain_fairness=_interval(valid["jain_fairness"]),
-        rejected=_middle(rejected / scheduled.where(lambda count: count > 0)),
+        answered=_middle(answered / asked),
+        rejected=_middle(rejected / asked),
         lost=lost,
         breaks_slo=breaks,
     )

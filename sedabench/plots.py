@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sedabench.errors import one_line
 from sedabench.results import Run
 from sedabench.summary import cells, servers_of
 
@@ -28,6 +29,9 @@ LINES: tuple[Any, ...] = (
     "-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 2)), (0, (3, 1)), "-.",
 )  # fmt: skip
 
+_OWN = ("threaded", "eventloop", "seda")
+"""Architectures with marks of their own, in the order of `COLOURS`."""
+
 PAPER_THREADS_STOP = 400
 """Connections at which the threaded server of the paper's Figure 1 could make no more threads."""
 
@@ -41,6 +45,41 @@ _SHIFT_OCTAVES = 0.07
 def marks(index: int) -> tuple[str, str, Any]:
     """Colour, marker and line style of the server that the run names at `index`, from 0."""
     return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], LINES[index % len(LINES)]
+
+
+def slots(servers: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Which marks each server has: label -> index for `marks`, from (label, architecture).
+
+    The first server of an architecture of the paper has that architecture's
+    marks, whoever else is in the figure; the others take what is free.
+    """
+    found: dict[str, int] = {}
+    for label, architecture in servers:
+        if architecture in _OWN and _OWN.index(architecture) not in found.values():
+            found[label] = _OWN.index(architecture)
+    free = iter(n for n in range(len(_OWN), len(_OWN) + len(servers)))
+    for label, _ in servers:
+        if label not in found:
+            found[label] = next(free)
+    return found
+
+
+def point(colour: str, valid: bool) -> dict[str, Any]:
+    """How a trial's point looks: filled when it is valid, hollow when it is not."""
+    return {
+        "markersize": 4.6 if valid else 6.5,
+        "markerfacecolor": colour if valid else "white",
+        "markeredgecolor": "white" if valid else colour,
+        "markeredgewidth": 0.4 if valid else 1.2,
+        "alpha": 0.85 if valid else 1.0,
+    }
+
+
+def label(text: object, longest: int = 44) -> str:
+    """Text of a run folder as one short line that matplotlib draws as it is."""
+    line = "".join(c if c.isprintable() else " " for c in one_line(str(text)))
+    line = line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
+    return f" {line}" if line.startswith("_") else line  # a legend leaves out "_..."
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
@@ -112,11 +151,8 @@ def _draw_server(
         axes.plot(
             some["connections"].to_numpy(float) * shift,
             some["bandwidth_bps"].to_numpy(float) / 1e9,
-            linestyle="none", marker=marker, markersize=4.6 if valid else 6.5,
-            markerfacecolor=colour if valid else "white",
-            markeredgecolor="white" if valid else colour,
-            markeredgewidth=0.4 if valid else 1.2, alpha=0.85 if valid else 1.0,
-            zorder=4 if valid else 5, clip_on=False,
+            linestyle="none", marker=marker, clip_on=False, zorder=4 if valid else 5,
+            **point(colour, valid),
         )  # fmt: skip
     return Line2D(
         [], [], color=colour, linestyle=line, linewidth=1.8, marker=marker, markersize=5.5,
@@ -142,8 +178,13 @@ def invalid_handles(trials: pd.DataFrame) -> list[Any]:
     drawn = trials[~trials["valid"]]
     if not len(drawn):
         return []
-    counts = drawn["invalid_reason"].map(lambda text: _short(str(text))).value_counts()
-    entries = [f"invalid ({count}): {reason}" for reason, count in counts.head(3).items()]
+    kinds = drawn["invalid_reason"].map(lambda text: _short(_first(str(text))))
+    counts = kinds.value_counts()
+    entries = []
+    for kind, count in counts.head(3).items():
+        told = {_first(str(text)) for text in drawn["invalid_reason"][kinds == kind]}
+        reason = told.pop() if len(told) == 1 else str(kind)
+        entries.append(f"invalid ({count}): {label(reason, 40)}")
     if len(counts) > 3:
         entries[2] = f"invalid ({int(counts.iloc[2:].sum())}): other reasons, see trials.csv"
     return [
@@ -153,11 +194,14 @@ def invalid_handles(trials: pd.DataFrame) -> list[Any]:
     ]  # fmt: skip
 
 
+def _first(reason: str) -> str:
+    """The first reason, without what stands after its colon."""
+    return reason.split(" | ")[0].split(":")[0]
+
+
 def _short(reason: str) -> str:
-    """The kind of a reason: what stands before its details."""
-    first = reason.split(" | ")[0].split(":")[0]
-    first = re.sub(r"\d+", "N", first)  # "refused 12 connections" and "refused 7" are one kind
-    return first if len(first) <= 40 else first[:39].rstrip() + "…"
+    """The kind of a reason: "refused 12 connections" and "refused 7" are one."""
+    return re.sub(r"\b\d[\d.,]*", "N", reason)
 
 
 def _paper_mark(axes: Axes, levels: list[int]) -> None:
@@ -211,7 +255,7 @@ def title_of(spec: dict[str, Any]) -> str:
     """A server of the manifest, for a legend: label and options."""
     from sedabench.servers_under_test import ServerSpec
 
-    return ServerSpec(spec["label"], spec["architecture"], tuple(spec["options"])).title
+    return ServerSpec(spec["label"], spec["architecture"], tuple(spec.get("options", ()))).title
 
 
 def _saturated(run: Run) -> list[str]:
