@@ -62,10 +62,7 @@ def compare(
     else:
         show(found, standard_output())
         if slower:
-            listed = ", ".join(
-                f"{_where(found, cell.metric, cell.server, cell.level)} ({_ratio(cell)})"
-                for cell in slower
-            )
+            listed = ", ".join(f"{_listed(found, [cell.key])} ({_ratio(cell)})" for cell in slower)
             click.echo(f"slower by more than {percent:g} %: {listed}")
         elif percent is not None:
             click.echo(f"no cell is slower by more than {percent:g} %")
@@ -113,13 +110,14 @@ def table(found: Comparison, metric: str) -> Table:
     way = {1: "more is better", -1: "less is better", 0: ""}[better(metric)]
     cells = [cell for cell in found.cells if cell.metric == metric]
     made = Table(
-        box=SIMPLE_HEAD, header_style="bold", pad_edge=False, title_justify="left",
-        title=", ".join(part for part in (metric, shown_unit, way) if part),
+        box=SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True,
+        title=", ".join(part for part in (metric, shown_unit, way) if part), title_justify="left",
     )  # fmt: skip
     made.add_column("server", no_wrap=True)
-    for heading in (*found.levels, "A", "B", "B/A", "95 %\ninterval", "valid\nA, B"):
+    levels = ("connec-\ntions" if name == "connections" else name for name in found.levels)
+    for heading in (*levels, "A", "B", "B/A", "95 %\ninterval", "n of\nA, B"):
         made.add_column(heading, justify="right", no_wrap=True)
-    made.add_column("verdict", no_wrap=True)
+    made.add_column("verdict")
     before = None
     for cell in cells:
         if before not in (None, cell.server):
@@ -127,8 +125,8 @@ def table(found: Comparison, metric: str) -> Table:
         made.add_row(
             "" if before == cell.server else cell.server,
             *map(_level, cell.level),
-            f"{cell.a / scale:.4g}",
-            f"{cell.b / scale:.4g}",
+            _number(cell.a / scale),
+            _number(cell.b / scale),
             "-" if cell.ratio is None else f"{cell.ratio.value:.3f}",
             _limits(cell.ratio),
             f"{cell.n_a}, {cell.n_b}",
@@ -153,6 +151,17 @@ def sentences(found: Comparison) -> list[str]:
         "level to show a difference (the middle one)."
         for metric, share in found.visible.items()
     ]
+    beyond = sum(
+        cell.verdict == "no difference seen"
+        and cell.ratio is not None
+        and not cell.ratio.low <= 1 <= cell.ratio.high
+        for cell in found.cells
+    )
+    if beyond:
+        said.append(
+            f"{_counted(beyond, 'cell')} with no difference seen: the interval does not reach 1, "
+            f"but it is for one cell, and of {len(found.cells)} some miss 1 by chance."
+        )
     if found.left_out_a or found.left_out_b:
         said.append(
             f"Left out as invalid: {found.left_out_a} of {len(found.a.trials)} trials of A, "
@@ -160,8 +169,7 @@ def sentences(found: Comparison) -> list[str]:
         )
     for run, keys in (("A", found.only_a), ("B", found.only_b)):
         if keys:
-            listed = ", ".join(_where(found, *key) for key in keys)
-            said.append(f"Measured in {run} only, not compared: {listed}.")
+            said.append(f"Measured in {run} only, not compared: {_listed(found, keys)}.")
     if found.differences:
         said.append(f"warning: not the same in A and B: {'; '.join(found.differences)}")
     return said
@@ -170,7 +178,7 @@ def sentences(found: Comparison) -> list[str]:
 def _sentence(found: Comparison, metric: str, server: str) -> str:
     mine = [c for c in found.cells if (c.metric, c.server) == (metric, server)]
     name = server if len(found.metrics) == 1 else f"{server}, {metric}"
-    levels = "1 level" if len(mine) == 1 else f"{len(mine)} levels"
+    levels = _counted(len(mine), "level")
     counted = Counter(cell.verdict for cell in mine)
     if len(counted) == 1:
         return f"{name}: {mine[0].verdict} at {'its' if len(mine) == 1 else 'all'} {levels}."
@@ -178,14 +186,29 @@ def _sentence(found: Comparison, metric: str, server: str) -> str:
     return f"{name}: of {levels} {verdicts}."
 
 
-def _where(found: Comparison, metric: str, server: str, level: tuple[Level, ...]) -> str:
-    """ "seda at 64", with the metric where there are several."""
-    text = f"{server} at {' '.join(map(_level, level))}"
-    return text if len(found.metrics) == 1 else f"{metric} of {text}"
+def _listed(found: Comparison, keys: Sequence[Key]) -> str:
+    """ "seda at 64", each once; with a metric where not all of them are meant."""
+    metrics: dict[tuple[str, tuple[Level, ...]], list[str]] = {}
+    for metric, server, level in keys:
+        metrics.setdefault((server, level), []).append(metric)
+    return ", ".join(
+        ("" if len(of) == len(found.metrics) else f"{' and '.join(of)} of ")
+        + f"{server} at {' '.join(map(_level, level))}"
+        for (server, level), of in metrics.items()
+    )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _level(level: Level) -> str:
     return f"{level:g}" if isinstance(level, float) else str(level)
+
+
+def _number(value: float) -> str:
+    """Four digits, and no exponent for what is large."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _ratio(cell: CellComparison) -> str:
@@ -214,7 +237,7 @@ def _json(
 
     def cell(one: CellComparison) -> dict[str, Any]:
         ratio = one.ratio
-        return key(one.metric, one.server, one.level) | {
+        return key(*one.key) | {
             "a": one.a, "b": one.b, "n_a": one.n_a, "n_b": one.n_b,
             "ratio": ratio and ratio.value, "ratio_low": ratio and ratio.low,
             "ratio_high": ratio and ratio.high, "interval": ratio and ratio.kind,
@@ -239,5 +262,5 @@ def _json(
         "only_b": keys(found.only_b),
         "differences": found.differences,
         "fail_if_slower_percent": percent,
-        "slower": keys([(one.metric, one.server, one.level) for one in slower]),
+        "slower": keys([one.key for one in slower]),
     }

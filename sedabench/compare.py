@@ -64,8 +64,10 @@ class Question:
     """What is compared of an experiment when nobody says otherwise."""
 
     levels: tuple[str, ...]
-    """Columns that make a level; one that a run lacks is left out."""
+    """Columns that make a level."""
     metrics: tuple[str, ...]
+    same: str | None = None
+    """The setting without which two runs have nothing to compare."""
     offered: str | None = None
     """The column that should agree between two cells of the same level."""
     phase: str | None = None
@@ -75,7 +77,7 @@ class Question:
 QUESTIONS: Mapping[str, Question] = {
     "figure1": Question(("connections",), ("bandwidth_bps",)),
     "overload": Question(
-        ("workload", "load"), ("goodput_rps", "latency_p99_us"), "offered_rps", "sweep"
+        ("load",), ("goodput_rps", "latency_p99_us"), "workload", "offered_rps", "sweep"
     ),
 }
 
@@ -104,6 +106,10 @@ class CellComparison:
     """None with too few repeats to tell."""
     verdict: Verdict
 
+    @property
+    def key(self) -> Key:
+        return self.metric, self.server, self.level
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -131,7 +137,7 @@ class Comparison:
 
         Those with the verdict "slower" whose whole interval is: where more is
         better its upper limit is under 1 - percent/100, where less is better
-        its lower limit is over 1 + percent/100.
+        its lower limit is over 1 + percent/100.  Cells without a ratio are not judged.
         """
         share = percent / 100
         return [
@@ -167,20 +173,26 @@ def compare(a: Run, b: Run, metrics: tuple[str, ...] = ()) -> Comparison:
     if experiment not in QUESTIONS:
         raise unknown("experiment to compare", experiment, QUESTIONS)
     question = QUESTIONS[experiment]
+    if question.same is not None:
+        of_a, of_b = (run.manifest["parameters"].get(question.same) for run in (a, b))
+        if of_a != of_b:
+            raise UserError(
+                f"the {question.same} of {a.path} is {of_a} and that of {b.path} {of_b}; "
+                f"compare two runs of one {question.same}"
+            )
     chosen = tuple(dict.fromkeys(metrics)) or question.metrics
     for metric in chosen:
         _check_metric(metric, a, b)
     a, b = _of_phase(a, question.phase), _of_phase(b, question.phase)
     both = set(a.trials.columns) & set(b.trials.columns)
-    levels = tuple(name for name in question.levels if name in both)
-    if "server" not in both or not levels:
+    if not {"server", *question.levels} <= both:
         raise UserError(
-            f"{a.path} and {b.path} have no columns 'server' and {question.levels[-1]!r} both; "
-            "compare runs of one version of sedabench"
+            f"{a.path} and {b.path} do not both have the columns server, "
+            f"{', '.join(question.levels)}; compare runs of one version of sedabench"
         )
     pairs, only_a, only_b = [], [], []
     for metric in chosen:
-        in_a, in_b = _samples(a, levels, metric), _samples(b, levels, metric)
+        in_a, in_b = (_samples(run, question.levels, metric) for run in (a, b))
         pairs += [(metric, *key, in_a[key], in_b[key]) for key in in_a if key in in_b]
         only_a += [(metric, *key) for key in in_a if key not in in_b]
         only_b += [(metric, *key) for key in in_b if key not in in_a]
@@ -191,9 +203,9 @@ def compare(a: Run, b: Run, metrics: tuple[str, ...] = ()) -> Comparison:
         )
     cells, visible = _judge(pairs)
     return Comparison(
-        a, b, levels, chosen, cells, tuple(only_a), tuple(only_b),
+        a, b, question.levels, chosen, cells, tuple(only_a), tuple(only_b),
         int((~a.trials["valid"]).sum()), int((~b.trials["valid"]).sum()), visible,
-        (*_manifest_differences(a, b), *_offered_differences(a, b, levels, question.offered)),
+        (*_manifest_differences(a, b), *_offered_differences(a, b, question)),
     )  # fmt: skip
 
 
@@ -330,13 +342,12 @@ def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _offered_differences(
-    a: Run, b: Run, levels: tuple[str, ...], offered: str | None
-) -> Iterator[str]:
+def _offered_differences(a: Run, b: Run, question: Question) -> Iterator[str]:
     """A level that is a share of a capacity means what the run's own capacity makes of it."""
+    offered = question.offered
     if offered is None or not {offered} <= set(a.trials.columns) & set(b.trials.columns):
         return
-    in_a, in_b = _samples(a, levels, offered), _samples(b, levels, offered)
+    in_a, in_b = (_samples(run, question.levels, offered) for run in (a, b))
     ratios = [
         float(np.median(in_b[key]) / np.median(in_a[key]))
         for key in in_a
