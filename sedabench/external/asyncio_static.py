@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
-CACHE_BYTES = 512 << 20
+CACHE_BYTES = 64_000_000
 BACKLOG = 65_535
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"

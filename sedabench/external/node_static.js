@@ -10,7 +10,7 @@ const fs = require("node:fs");
 const http = require("node:http");
 const path = require("node:path");
 
-const CACHE_BYTES = 512 * 1024 * 1024;
+const CACHE_BYTES = 64_000_000;
 const BACKLOG = 65535;
 
 const root = fs.realpathSync(process.argv[2]);
