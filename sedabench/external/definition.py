@@ -72,9 +72,9 @@ class ExternalSpec:
     ready: Ready = Ready()
     package: str | None = None
     version_command: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     stop_signal: int = signal.SIGTERM
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Path within `{dir}` -> contents."""
 
     architecture: ClassVar[str] = "external"
