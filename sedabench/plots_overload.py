@@ -48,15 +48,19 @@ def draw(run: Run) -> list[Path]:
         "goodput": goodput, "latency": latency, "spike": spike, "tail": tail, "fairness": fairness,
     }  # fmt: skip
     findings = analyse(run)
+    made: dict[str, Figure] = {}
     paths: list[Path] = []
-    for name, make in makers.items():
-        with (
-            damage_is_named(run, f"its figure {name!r} cannot be drawn"),
-            matplotlib.rc_context({"text.parse_math": False}),  # a label's "$" is a dollar
-            warnings.catch_warnings(action="ignore", category=UserWarning),  # its odd glyph, a box
-        ):
-            figure = make(run, findings)
-            if figure is not None:
+    with (
+        matplotlib.rc_context({"text.parse_math": False}),  # a label's "$" is a dollar
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # its odd glyph, a box
+    ):
+        for name, make in makers.items():
+            with damage_is_named(run, f"its figure {name!r} cannot be drawn"):
+                figure = make(run, findings)
+                if figure is not None:
+                    made[name] = figure
+        for name, figure in made.items():
+            with damage_is_named(run, f"its figure {name!r} cannot be drawn"):
                 paths += plots.save(figure, run.path / name)
     return paths
 
@@ -118,7 +122,8 @@ def tail(run: Run, findings: Findings) -> Figure | None:
     sweep = run.trials[run.trials["phase"] == "sweep"]
     loads = sorted(sweep["load"].dropna().round(6).unique())
     chosen = sorted({min(loads, key=lambda load: abs(load - want)) for want in TAILS if loads})
-    page = _Page(run, findings, max(1, len(chosen)), sweep[sweep["load"].round(6).isin(chosen)])
+    trials = sweep[sweep["load"].round(6).isin(chosen)]
+    page = _Page(run, findings, max(1, len(chosen)), trials, _TOP_IN + 0.2)
     drawn: list[tuple[float, float]] = []
     for axes, load in zip(page.axes, chosen, strict=False):
         for server in page.servers:
@@ -147,9 +152,8 @@ def tail(run: Run, findings: Findings) -> Figure | None:
             fontsize=8, color=GREY, ha="left", va="bottom",
         )  # fmt: skip
         axes.text(
-            findings.slo_ms, 1.15, f" SLO {findings.slo_ms:g} ms", fontsize=8, color=GREY,
-            va="top", ha="left", zorder=6,
-            bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5, "alpha": 0.8},
+            findings.slo_ms / 1.04, lowest / 1.3, f"SLO {findings.slo_ms:g} ms", fontsize=8,
+            color=GREY, rotation=90, va="bottom", ha="right", zorder=2,
         )  # fmt: skip
     page.axes[0].set_ylabel("share of the answers that took longer (log)", fontsize=9.5)
     return page.finish(
@@ -161,7 +165,12 @@ class _Page:
     """A figure of `columns` panels side by side, with legend and footer under them."""
 
     def __init__(
-        self, run: Run, findings: Findings, columns: int, trials: pd.DataFrame | None = None
+        self,
+        run: Run,
+        findings: Findings,
+        columns: int,
+        trials: pd.DataFrame | None = None,
+        top_in: float = _TOP_IN,
     ) -> None:
         from matplotlib.figure import Figure
 
@@ -178,14 +187,14 @@ class _Page:
         self.invalid = plots.invalid_handles(self.trials)
         rows = -(-len(self.handles) // 3) + -(-len(self.invalid) // 3)
         self.bottom_in = 0.52 + _ROW_IN * rows + 0.45
-        height_in = 3.1 + _TOP_IN + self.bottom_in
+        height_in = 3.1 + top_in + self.bottom_in
         self.figure = Figure(figsize=(_WIDTH_IN, height_in), layout=None, facecolor="white")
         gap, left, right = 0.035, _LEFT_IN / _WIDTH_IN, 0.985
         width = (right - left - gap * (columns - 1)) / columns
         bottom = self.bottom_in / height_in
         self.axes: list[Axes] = []
         for column in range(columns):
-            box = (left + column * (width + gap), bottom, width, 1 - bottom - _TOP_IN / height_in)
+            box = (left + column * (width + gap), bottom, width, 1 - bottom - top_in / height_in)
             axes = self.figure.add_axes(box)
             if column:
                 axes.tick_params(labelleft=False)
@@ -303,7 +312,7 @@ def _tails(axes: Axes, run: Run, index: int, trials: pd.DataFrame) -> list[tuple
 def _answered(findings: Findings, load: float) -> str:
     """Which share of the offered requests the distribution is about: a tail without it flatters."""
     shares = [
-        f"{server.server} {level.answered:.0%}"
+        f"{server.server} {level.answered * 100:.0f} %"
         for server in findings.servers
         if (level := server.at(load)) and level.answered is not None
     ]

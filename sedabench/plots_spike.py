@@ -181,7 +181,7 @@ def _inside(figure: Figure, one: Spike, top_in: float) -> None:
     for axes, (key, title) in zip(
         panels,
         (("queue_length", "events in the queue"), ("threads", "threads"), ("batch", "batch limit"),
-         (None, "admitted at most, requests/s")),
+         (None, "admission limit (requests/s)")),
         strict=True,
     ):  # fmt: skip
         _shade(axes, one)
@@ -198,7 +198,7 @@ def _inside(figure: Figure, one: Spike, top_in: float) -> None:
                     linestyle="-" if rank < 0 else _stage_marks(rank)[1],
                     linewidth=0.9 if rank < 0 else 1.4, drawstyle="steps-post", zorder=3 + rank / 9,
                 )  # fmt: skip
-        axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
+        axes.set_ylim(bottom=0, top=1.05 * max(1.0, axes.get_ylim()[1]))
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     handles = [

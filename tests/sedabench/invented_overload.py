@@ -67,7 +67,7 @@ def write_overload_run(
 ) -> Path:
     """A finished run; a trial that `invalid` names by number is invalid for that reason."""
     chance = random.Random(1)
-    cells = [
+    cells: list[dict[str, Any]] = [
         {"block": block, "phase": phase, "server": server, "load": load}
         for phase in phases
         for block in range(1 if phase == "spike" else repeats)
@@ -147,7 +147,7 @@ def _trial(cell: Mapping[str, Any], model: Model, noisy: Any) -> tuple[dict[str,
     )  # fmt: skip
     q = [1 - 10 ** (-k * 4.2 / 60) for k in range(61)]
     latency_us = [p50_us * 0.3 + p50_us * (-math.log(max(1e-9, 1 - v))) ** 0.8 * noisy() for v in q]
-    raw = {
+    raw: dict[str, Any] = {
         "server": {}, "snapshots": [], "server_timeline": None,
         "result": {
             "scheduled": scheduled, "answered": scheduled - rejected, "rejected": rejected,
@@ -176,7 +176,7 @@ def _timeline(model: Model, chance: random.Random | None) -> dict[str, Any]:
         made["answered"].append(answered)
         made["good"].append(
             answered if not bad else round(answered * (0.9 if model.rejects else 0.03))
-        )  # noqa: E501
+        )
         made["rejected"].append(max(0, offered - answered) if model.rejects else 0)
         made["errors"].append(0)
         made["p50_us"].append(p50 * jitter)
