@@ -1,19 +1,15 @@
-"""`sedabench run EXPERIMENT`: options to settings, and the report at the end."""
+"""`sedabench run EXPERIMENT`: options to settings.  HTTP experiments are in `cli_run_http`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from sedabench.cli_run_http import overload
+from sedabench.cli_run_shared import only_resume, report, settings_options
 from sedabench.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from sedabench.results import Run
-    from sedabench.runner import Outcome
 
 
 class _Experiments(click.Group):
@@ -51,6 +47,7 @@ def run() -> None:
     \b
     Examples:
       sedabench run figure1 --quick
+      sedabench run overload --quick
       sedabench run figure1 --help
     """
 
@@ -59,15 +56,13 @@ def run() -> None:
 @click.option("--quick", is_flag=True, help="1, 16, 64, 256, 1024 connections, 2 repeats, windows of 1 s: under 90 s. Without it 1, 2, 4, ... 8192, 5 repeats, windows of 3 s: 25 minutes.")  # fmt: skip  # noqa: E501
 @click.option("--server", "servers", multiple=True, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare; repeat it. A bare name takes the paper's settings ('threaded' is 'threaded --writers 120').  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
 @click.option("--connections", callback=_levels, metavar="N,N,...", help="The levels.")
-@click.option("--repeats", type=click.IntRange(min=1), help="Trials of each server at each level.")
-@click.option("--duration", "duration_s", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Length of the measured window, in seconds.")  # fmt: skip  # noqa: E501
-@click.option("--warmup", "warmup_s", type=click.FloatRange(min=0), metavar="S", help="Warm-up before it, in seconds; to it is added a second for every 512 connections, 8 at most, while kernel buffers fill.  [default: 1; 0.3 with --quick]")  # fmt: skip  # noqa: E501
-@click.option("--seed", type=click.IntRange(min=0), help="Draws the order of the trials.  [default: 2001]")  # fmt: skip  # noqa: E501
 @click.option("--packets", type=click.IntRange(min=1), help="Packets in a burst.  [default: 1000]")
 @click.option("--packet-bytes", type=click.IntRange(min=1), help="Bytes in a packet.  [default: 8192]")  # fmt: skip  # noqa: E501
-@click.option("--python", metavar="PATH", help="The servers' interpreter.  [default: this one]")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The run folder, new or empty.  [default: ./results/figure1/<UTC time>]")  # fmt: skip  # noqa: E501
-@click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="DIR", help="Finish an interrupted run with its own settings; takes no other option.")  # fmt: skip  # noqa: E501
+@settings_options(
+    "figure1",
+    "Warm-up before it, in seconds; to it is added a second for every 512 connections, 8 at most, "
+    "while kernel buffers fill.  [default: 1; 0.3 with --quick]",
+)
 @click.pass_context
 def figure1(
     ctx: click.Context,
@@ -105,7 +100,7 @@ def figure1(
     console = standard_output()
     progress = Progress(console)
     if resumed is not None:
-        _only_resume(ctx)
+        only_resume(ctx)
         finished, outcome = experiment.resume(resumed, progress)
     else:
         changes = {name: value for name, value in settings.items() if value is not None}
@@ -114,29 +109,7 @@ def figure1(
         make = experiment.Figure1.quick if quick else experiment.Figure1.full
         path = out if out is not None else new_folder_path(Path("results"), experiment.NAME)
         finished, outcome = experiment.run(make(**changes), path, progress)
-    _report(console, finished, outcome)
+    report(console, finished, outcome)
 
 
-def _only_resume(ctx: click.Context) -> None:
-    for name in ctx.params:
-        if name != "resumed" and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
-            raise UserError(f"--resume takes its settings from the run folder; leave out {flag}")
-
-
-def _report(console: Any, finished: Run, outcome: Outcome) -> None:
-    """Table, sentences, warnings and, last, where it all is."""
-    from sedabench import summary
-
-    if len(finished.trials):
-        summary.show(finished, console)
-    for warning in finished.manifest.get("warnings", ()):
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    figure = finished.path / "figure.png"
-    if outcome.signum is not None:
-        click.echo(
-            f"interrupted: {outcome.finished} of {outcome.planned} trials are kept; finish with: "
-            f"sedabench run figure1 --resume {finished.path}"
-        )
-        sys.exit(128 + outcome.signum)
-    click.echo(f"{finished.path}  (figure: {figure})" if figure.exists() else str(finished.path))
+run.add_command(overload)

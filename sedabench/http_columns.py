@@ -3,8 +3,10 @@
 The server's counts are the check, as for bursts, but two things are looser.
 The client's counts come in bins of 100 ms, so at the server's two instants
 they are known within bounds only.  And a reply that the server made may have
-no reader any more: its client gave up, and counted a time-out instead.  A
-trial is spoiled by what neither can explain.
+no reader any more: its client gave up, perhaps long before, and counted a
+time-out instead.  A trial is spoiled by what neither can explain.  Under
+overload a server may answer /stats seconds late; then the interval is another
+one than the window, for both sides.
 """
 
 from __future__ import annotations
@@ -136,7 +138,7 @@ def compare_counts(
     seen = had.at(last) - had.at(first)
     least = had.at(floor(last)) - had.at(ceil(first))
     most = had.at(ceil(last)) - had.at(floor(first))
-    unread = lost.at(ceil(last)) - lost.at(floor(first))
+    unread = lost.at(ceil(last))
     disagreement = made / seen - 1 if seen > 0 else None
     margin = TOLERANCE * made + A_FEW
     if made < least - margin:
@@ -146,7 +148,7 @@ def compare_counts(
     if made > most + unread + margin:
         return disagreement, (
             f"counts disagree: the server made {made} replies and the client had {most:.0f}"
-            + (f" and gave up {unread:.0f}" if unread else "")
+            + (f" and had given up {unread:.0f}" if unread else "")
         )
     return disagreement, None
 

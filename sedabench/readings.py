@@ -1,5 +1,8 @@
 """What the driver reads of a running server from outside: its counters and its accounts.
 
+A server that is not ours has no admin port: its counters are the clock and its
+threads, and its accounts those of all its processes.
+
 Nothing here waits without a limit, and nothing here judges.
 """
 
@@ -9,10 +12,12 @@ import http.client
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sedabench.external.tree import tree_cpu_ns, tree_rss_bytes, tree_threads
 from sedabench.machine import Cores
 from sedabench.process import ChildError
 
@@ -22,18 +27,32 @@ SNAPSHOT_S = 10.0
 
 @dataclass(frozen=True)
 class Edge:
-    """What is read at one end of the window."""
+    """What is read at one end of the window: first the accounts, then the counters.
 
-    stats: dict[str, Any]
+    A server that is asked for too much may answer /stats seconds late; its
+    accounts are of the right moment all the same.
+    """
+
+    time_ns: int
+    """Of the accounts."""
     cpu_ns: int
     stolen: int
     busy: int
     ticks: int
+    stats: dict[str, Any]
+    """What /stats says; without an admin port, `time_ns` and `threads`."""
 
 
-def read_edge(host: str, port: int, pid: int, cores: Cores) -> Edge:
-    stats = _snapshot(host, port)
-    return Edge(stats, _cpu_ns(pid), *_core_ticks({*cores.server, *cores.client}))
+def read_edge(announced: Mapping[str, Any], cores: Cores) -> Edge:
+    pid, port = announced["pid"], announced["admin_port"]
+    time_ns = time.monotonic_ns()
+    cpu_ns = _cpu_ns(pid) if port is not None else tree_cpu_ns(pid)
+    ticks = _core_ticks({*cores.server, *cores.client})
+    if port is None:
+        stats = {"time_ns": time_ns, "threads": tree_threads(pid)}
+    else:
+        stats = _snapshot(announced["host"], port)
+    return Edge(time_ns, cpu_ns, *ticks, stats)
 
 
 def read_moment(host: str, port: int) -> dict[str, Any]:
@@ -96,10 +115,14 @@ def _core_ticks(cpus: set[int]) -> tuple[int, int, int]:
     return stolen, busy, total
 
 
-def rss_bytes(pid: int) -> int | None:
+def rss_bytes(announced: Mapping[str, Any]) -> int | None:
+    """Resident memory of a server; None when it has ended."""
+    pid = announced["pid"]
     try:
+        if announced["admin_port"] is None:
+            return tree_rss_bytes(pid)
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except OSError:
+    except (OSError, ChildError):
         return None
     return pages * os.sysconf("SC_PAGESIZE")
 

@@ -3,6 +3,7 @@
 threaded                           an architecture, with the experiment's settings for it
 threaded --writers 16              an architecture with options of its own
 pool16=threaded --writers 16       the same, under a label of one's own
+nginx                              one that is not ours (`sedabench.external`), where it can serve
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeAlias
 
 from sedabench.errors import UserError, unknown
 from sedabench.machine import Interpreter
+
+if TYPE_CHECKING:
+    from sedabench.external import ExternalSpec
 
 _LABEL = re.compile(r"\s*([^\s=\-][^\s=]*)\s*=\s*(.*)", re.DOTALL)
 _RESERVED = ("--service", "--host", "--port", "--admin-port", "--packets", "--packet-bytes")
@@ -45,11 +51,18 @@ class ServerSpec:
         ]  # fmt: skip
 
 
-def parse_spec(text: str, defaults: Mapping[str, tuple[str, ...]]) -> ServerSpec:
+AnyServer: TypeAlias = "ServerSpec | ExternalSpec"
+
+
+def parse_spec(
+    text: str,
+    defaults: Mapping[str, tuple[str, ...]],
+    external: Mapping[str, ExternalSpec] = MappingProxyType({}),
+) -> AnyServer:
     """Read one `--server`; `defaults` are an experiment's options by architecture.
 
     Raises:
-        UserError: no such architecture, or an option that the experiment sets itself.
+        UserError: no such server, or an option that the experiment sets itself.
     """
     match = _LABEL.fullmatch(text)
     label, body = (match[1], match[2]) if match else (None, text)
@@ -60,7 +73,14 @@ def parse_spec(text: str, defaults: Mapping[str, tuple[str, ...]]) -> ServerSpec
     if not words:
         raise UserError(f"--server {text!r} names no architecture; try --server eventloop")
     architecture, *options = words
-    known = architectures()
+    if architecture in external:
+        if options or label:
+            raise UserError(
+                f"--server {text!r}: {architecture} takes neither options nor another name; "
+                "write a definition of your own"
+            )
+        return external[architecture]
+    known = {**architectures(), **external}
     if architecture not in known:
         raise unknown("server", architecture, known)
     for word in options:
@@ -72,14 +92,16 @@ def parse_spec(text: str, defaults: Mapping[str, tuple[str, ...]]) -> ServerSpec
 
 
 def parse_specs(
-    texts: Sequence[str], defaults: Mapping[str, tuple[str, ...]]
-) -> tuple[ServerSpec, ...]:
+    texts: Sequence[str],
+    defaults: Mapping[str, tuple[str, ...]],
+    external: Mapping[str, ExternalSpec] = MappingProxyType({}),
+) -> tuple[AnyServer, ...]:
     """Read every `--server`; labels must differ.
 
     Raises:
         UserError: as `parse_spec`, or two servers have one label.
     """
-    specs = tuple(parse_spec(text, defaults) for text in texts)
+    specs = tuple(parse_spec(text, defaults, external) for text in texts)
     labels = [spec.label for spec in specs]
     for label in labels:
         if labels.count(label) > 1:

@@ -27,13 +27,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from sedabench.errors import UserError
 from sedabench.machine import Cores, Interpreter
 from sedabench.process import Child, ChildError
 from sedabench.readings import Edge, context_switches, read_edge, read_moment, rss_bytes
 from sedabench.results import Value
-from sedabench.servers_under_test import ServerSpec
+from sedabench.servers_under_test import AnyServer, ServerSpec
 from sedabench.trial_columns import Columns, kinds
 
 READY_S = 20.0
@@ -59,6 +61,10 @@ class Workload:
     """How long load goes on after the window."""
     target: str = "{address}"
     """What the load generator is told to aim at; {address} is HOST:PORT."""
+    docroot: Path | None = None
+    """What a server that is not ours serves."""
+    offered: str | None = None
+    """Which of its services such a server is asked for."""
     poll_s: float | None = None
     """Ask the server for its counters so often from the first connection to the window's end."""
 
@@ -96,7 +102,7 @@ class _Record:
 
 
 def measure(
-    spec: ServerSpec,
+    spec: AnyServer,
     workload: Workload,
     interpreter: Interpreter,
     cores: Cores,
@@ -124,26 +130,30 @@ def measure(
 
 
 def start_server(
-    spec: ServerSpec, workload_options: Sequence[str], service: str,
-    interpreter: Interpreter, cores: Sequence[int],
-) -> Child:  # fmt: skip
+    spec: AnyServer, workload: Workload, interpreter: Interpreter, cores: Sequence[int]
+) -> Child:
     """Start a server; its first message says where it listens."""
-    command = spec.command(interpreter, service, ["--grace", str(GRACE_S), *workload_options])
+    if not isinstance(spec, ServerSpec):
+        docroot = workload.docroot or Path(os.devnull)
+        try:
+            return spec.start(docroot, cores, service=workload.offered, python=interpreter.path)
+        except UserError as error:
+            raise ChildError(str(error)) from None
+    options = ["--grace", str(GRACE_S), *workload.service_options]
+    command = spec.command(interpreter, workload.service, options)
     return Child("the server", command, cores=cores, environment=interpreter.environment)
 
 
 def _run(
     record: _Record,
-    spec: ServerSpec,
+    spec: AnyServer,
     workload: Workload,
     interpreter: Interpreter,
     cores: Cores,
     client_command: Sequence[str],
     client_environment: Mapping[str, str] | None,
 ) -> None:
-    with start_server(
-        spec, workload.service_options, workload.service, interpreter, cores.server
-    ) as server:
+    with start_server(spec, workload, interpreter, cores.server) as server:
         record.announced = server.next_message(after(READY_S), "get ready")
         try:
             address = f"{record.announced['host']}:{record.announced['port']}"
@@ -166,13 +176,13 @@ def _watch(record: _Record, server: Child, client: Child, workload: Workload, co
     """Follow the client's events until its result."""
     assert record.announced is not None
     deadline = after(workload.deadline_s)
-    host, admin_port = record.announced["host"], record.announced["admin_port"]
+    announced = record.announced
 
     def edge() -> Edge | None:
         """The server's side; without an answer there is still the client's result to come."""
         record.edges_seen += 1
         try:
-            return read_edge(host, admin_port, server.pid, cores)
+            return read_edge(announced, cores)
         except ChildError as error:
             if server.returncode is not None:
                 raise
@@ -182,33 +192,35 @@ def _watch(record: _Record, server: Child, client: Child, workload: Workload, co
 
     polling = False
     while record.result is None:
-        if polling and workload.poll_s is not None:
-            _poll(record, client, host, admin_port, workload.poll_s, deadline)
+        if polling and workload.poll_s is not None and announced["admin_port"] is not None:
+            _poll(record, client, workload.poll_s, deadline)
         event = client.next_message(deadline, "finish")
         match event.get("event"):
             case "connected":
                 polling = True
                 # Late in the warm-up and not in the window: with thousands of threads
                 # this reading takes a while.
-                if not client.wait_readable(after(0.7 * workload.warmup_s)):
+                known = announced["admin_port"] is not None
+                if known and not client.wait_readable(after(0.7 * workload.warmup_s)):
                     record.switches.append(context_switches(server.pid))
             case "window_begin":
                 record.begin = edge()
             case "window_end":
                 polling = False
                 record.end = edge()
-                record.rss_bytes = rss_bytes(server.pid)
-                record.switches.append(context_switches(server.pid))
+                record.rss_bytes = rss_bytes(announced)
+                if announced["admin_port"] is not None:
+                    record.switches.append(context_switches(server.pid))
             case "result":
                 record.result = event
     if server.returncode is not None:
         server.next_message(after(1.0), "stay alive")
 
 
-def _poll(
-    record: _Record, client: Child, host: str, port: int, period_s: float, deadline_ns: int
-) -> None:
+def _poll(record: _Record, client: Child, period_s: float, deadline_ns: int) -> None:
     """Keep what the server says of itself, every `period_s` until the client says something."""
+    assert record.announced is not None
+    host, port = record.announced["host"], record.announced["admin_port"]
     due_ns = after(0)
     while not client.wait_readable(min(due_ns, deadline_ns)) and time.monotonic_ns() < deadline_ns:
         try:
@@ -230,7 +242,7 @@ def _timeline(record: _Record) -> list[dict[str, Any]] | None:
     ]
 
 
-def _row(record: _Record, spec: ServerSpec, workload: Workload) -> dict[str, Value]:
+def _row(record: _Record, spec: AnyServer, workload: Workload) -> dict[str, Value]:
     """The row of `trials.csv`, and the verdict."""
     result = record.result or {}
     reasons, warnings = record.reasons, record.warnings
@@ -249,8 +261,8 @@ def _row(record: _Record, spec: ServerSpec, workload: Workload) -> dict[str, Val
     if record.end is not None:
         stats = record.end.stats
         row["server_threads"] = stats["threads"]
-        row["server_refused"] = stats["connections"]["refused"]
-        row["server_errors"] = kinds(stats["errors"])
+        row["server_refused"] = (stats.get("connections") or {}).get("refused")
+        row["server_errors"] = kinds(stats.get("errors"))
         if row["server_refused"]:
             reasons.append(f"the server refused {row['server_refused']} connections")
     if record.begin is not None and record.end is not None:
@@ -274,7 +286,7 @@ def _row(record: _Record, spec: ServerSpec, workload: Workload) -> dict[str, Val
 
 
 def _between(begin: Edge, end: Edge, client_cpu: float | None) -> dict[str, Value]:
-    elapsed_ns = end.stats["time_ns"] - begin.stats["time_ns"]
+    elapsed_ns = end.time_ns - begin.time_ns
     ticks = end.ticks - begin.ticks
     if elapsed_ns <= 0 or ticks <= 0:
         return {}

@@ -32,7 +32,7 @@ CONDITIONS = (
 )
 PROCESSES = (
     Column("client_cpu", "float", "cores", "CPU time of the client over the window / duration"),
-    Column("server_cpu", "float", "cores", "CPU time of the server between its snapshots / time"),
+    Column("server_cpu", "float", "cores", "CPU time of the server over the window / duration"),
     Column("server_rss_bytes", "int", "B", "resident memory of the server at the window's end"),
     Column("server_threads", "int", "", "threads of the server at the window's end"),
 )

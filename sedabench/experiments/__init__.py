@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from sedabench.errors import unknown
 from sedabench.results import Run
 
 EXPERIMENTS: dict[str, str] = {
     "figure1": "sedabench.experiments.figure1",
+    "overload": "sedabench.experiments.overload",
 }
 """name -> module; imported only when asked for."""
 
@@ -27,6 +28,9 @@ class Experiment(Protocol):
 
     def draw(self, run: Run) -> list[Path]:
         """(Re)draw every figure of a run into its folder; return the files."""
+
+    def show(self, run: Run, console: Any) -> None:
+        """Print table and sentences to a `rich` console."""
 
 
 def find(name: str) -> Experiment:

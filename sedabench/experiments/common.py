@@ -19,11 +19,13 @@ from typing import Any, Protocol, Self, TypeVar
 
 from sedabench import machine
 from sedabench.errors import DamagedRunError, UserError
+from sedabench.external import ExternalSpec, load_external
+from sedabench.external.definition import BUILT_IN
 from sedabench.process import ChildError
 from sedabench.progress import Progress
 from sedabench.results import RunWriter, utc_now
 from sedabench.runner import Cell, note_resume, recorded_server
-from sedabench.servers_under_test import ServerSpec
+from sedabench.servers_under_test import AnyServer, ServerSpec
 from sedabench.trial import READY_S, Measured, Workload, after, measure, start_server
 
 LOADGEN = (sys.executable, "-P", "-m", "loadgen")
@@ -36,7 +38,7 @@ class Settings(Protocol):
     """What the settings of every experiment have."""
 
     @property
-    def servers(self) -> tuple[ServerSpec, ...]: ...
+    def servers(self) -> tuple[AnyServer, ...]: ...
     @property
     def repeats(self) -> int: ...
     @property
@@ -77,7 +79,7 @@ class Bench:
                 return here
         return cls.of(python)
 
-    def measure(self, spec: ServerSpec, workload: Workload) -> Measured:
+    def measure(self, spec: AnyServer, workload: Workload) -> Measured:
         """One trial, with this project's load generator."""
         environment = self.driver.environment
         return measure(spec, workload, self.interpreter, self.cores, LOADGEN, environment)
@@ -114,14 +116,11 @@ def check_shared(config: Settings, connections: int) -> None:
         )
 
 
-def try_servers(specs: Iterable[ServerSpec], workload: Workload, bench: Bench) -> None:
+def try_servers(specs: Iterable[AnyServer], workload: Workload, bench: Bench) -> None:
     """Start and stop each server once: a wrong option is an error now, not 70 invalid trials."""
     for spec in specs:
         try:
-            with start_server(
-                spec, workload.service_options, workload.service, bench.interpreter,
-                bench.cores.server,
-            ) as server:  # fmt: skip
+            with start_server(spec, workload, bench.interpreter, bench.cores.server) as server:
                 server.next_message(after(READY_S), "get ready")
         except ChildError as error:
             raise UserError(f"--server {spec.label!r} does not start: {error}") from None
@@ -141,8 +140,13 @@ def manifest(
         "status": "running",
         "started_utc": utc_now(),
         "ended_utc": None,
-        "parameters": asdict(config),  # type: ignore[call-overload]
+        "parameters": _parameters(config),
         "seed": config.seed,
+        "external_servers": {
+            spec.label: spec.facts(bench.interpreter.path)
+            for spec in config.servers
+            if not isinstance(spec, ServerSpec)
+        },
         **more,
         "command": machine.command_line(),
         "warnings": warnings,
@@ -157,6 +161,34 @@ def manifest(
         "machine": facts,
         "plan": plan,
     }
+
+
+def _parameters(config: Settings) -> dict[str, Any]:
+    """Settings as JSON; of a server that is not ours, where its definition is."""
+    servers = [
+        asdict(spec)
+        if isinstance(spec, ServerSpec)
+        else {
+            "label": spec.label,
+            "architecture": spec.architecture,
+            "options": [],
+            "definition": None if spec.source == BUILT_IN else str(spec.source),
+        }
+        for spec in config.servers
+    ]
+    others = {
+        field.name: getattr(config, field.name)
+        for field in fields(config)  # type: ignore[arg-type]
+        if field.name != "servers"
+    }
+    return {"servers": servers, **others}
+
+
+def _recorded_server(spec: Mapping[str, Any]) -> AnyServer:
+    if spec["architecture"] != ExternalSpec.architecture:
+        return ServerSpec(spec["label"], spec["architecture"], tuple(spec["options"]))
+    definitions = [] if spec["definition"] is None else [Path(spec["definition"])]
+    return load_external(definitions)[spec["label"]]
 
 
 # -- taking a run up again ----------------------------------------------------------------
@@ -202,10 +234,7 @@ def recorded_settings(
             name: tuple(value) if isinstance(value, list) else value
             for name, value in manifest["parameters"].items()
         }
-        parameters["servers"] = tuple(
-            ServerSpec(spec["label"], spec["architecture"], tuple(spec["options"]))
-            for spec in parameters["servers"]
-        )
+        parameters["servers"] = tuple(_recorded_server(spec) for spec in parameters["servers"])
         config = kind(**parameters)
         if (wrong := _wrongly_typed(config)) is not None:
             raise TypeError(f"{wrong} is of the wrong type")
@@ -252,7 +281,7 @@ def _text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _server(spec: ServerSpec) -> bool:
+def _server(spec: AnyServer) -> bool:
     return _text(spec.label) and _text(spec.architecture) and all(map(_text, spec.options))
 
 
@@ -263,7 +292,7 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "str | None": lambda value: value is None or _text(value),
     "tuple[int, ...]": lambda values: all(map(_whole, values)),
     "tuple[float, ...]": lambda values: all(map(_number, values)),
-    "tuple[ServerSpec, ...]": lambda values: all(map(_server, values)),
+    "tuple[AnyServer, ...]": lambda values: all(map(_server, values)),
 }
 """What a field of settings may be annotated with, and what proves it of a value from JSON."""
 

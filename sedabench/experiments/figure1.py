@@ -27,7 +27,7 @@ from sedabench.experiments.common import Bench
 from sedabench.progress import Progress
 from sedabench.results import Run, RunWriter, check_new_folder, load_run
 from sedabench.runner import Cell, Outcome, blocked_order, carry_out
-from sedabench.servers_under_test import ServerSpec
+from sedabench.servers_under_test import AnyServer
 from sedabench.trial import Measured, Workload
 
 NAME = "figure1"
@@ -65,7 +65,7 @@ LARGEST_BUFFER, SMALLEST_BUFFER, BUFFERS = 128 << 10, 16 << 10, 1 << 30
 class Figure1:
     """Settings of a run; everything that decides what is measured."""
 
-    servers: tuple[ServerSpec, ...]
+    servers: tuple[AnyServer, ...]
     connections: tuple[int, ...] = FULL_CONNECTIONS
     repeats: int = 5
     duration_s: float = 3.0
@@ -131,7 +131,7 @@ class Figure1:
         return 0.7 + connections / 4000 + flowing
 
 
-def default_servers() -> tuple[ServerSpec, ...]:
+def default_servers() -> tuple[AnyServer, ...]:
     """The three that the figure is about."""
     return servers_under_test.parse_specs(DEFAULT_SERVERS, DEFAULT_OPTIONS)
 
@@ -210,6 +210,13 @@ def draw(run: Run) -> list[Path]:
             f"{run.path} is damaged: its figure cannot be drawn ({one_line(repr(error))}); "
             "restore manifest.json and trials.csv"
         ) from error
+
+
+def show(run: Run, console: Any) -> None:
+    """Table and sentences."""
+    from sedabench import summary
+
+    summary.show(run, console)
 
 
 def _finish(

@@ -1,0 +1,87 @@
+"""`sedabench run overload`: options to settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sedabench.cli_run_shared import only_resume, report, settings_options
+from sedabench.errors import UserError
+
+
+def _loads(
+    _ctx: click.Context, _param: click.Parameter, text: str | None
+) -> tuple[float, ...] | None:
+    """ "0.5,1,2" as a tuple of numbers, ascending."""
+    if text is None:
+        return None
+    try:
+        return tuple(sorted(float(part) for part in text.split(",")))
+    except ValueError:
+        raise UserError(f"loads must be numbers, not {text!r}; write --load 0.5,1,2") from None
+
+
+@click.command(short_help="Throughput, goodput, latency when more is asked for than can be done.")
+@click.option("--quick", is_flag=True, help="6 loads, 2 repeats, windows of 1.5 s: under three minutes. Without it 11 loads, 5 repeats, windows of 4 s: 25 minutes.")  # fmt: skip  # noqa: E501
+@click.option("--workload", metavar="NAME", help="dynamic: 300 us of computing; mixed: 70 % cached files, 20 % behind a modelled disk, 10 % 1 ms of computing; static: SPECweb99's files.  [default: dynamic]")  # fmt: skip  # noqa: E501
+@click.option("--server", "servers", multiple=True, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare; repeat it. A bare 'seda' gets an admission target of 0.4 of the SLO. nginx and others that 'sedabench list' names take no options.  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
+@click.option("--definitions", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with further servers for --server; repeat it.")  # fmt: skip  # noqa: E501
+@click.option("--load", "loads", callback=_loads, metavar="L,L,...", help="Offered loads, as multiples of the capacity.")  # fmt: skip  # noqa: E501
+@click.option("--slo", "slo_ms", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Latency within which an answer counts for goodput.  [default: 100]")  # fmt: skip  # noqa: E501
+@click.option("--connections", type=click.IntRange(min=1), metavar="N", help="Connections under open loop.  [default: 1024]")  # fmt: skip  # noqa: E501
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="S", help="A request that waits longer is given up.  [default: 1]")  # fmt: skip  # noqa: E501
+@settings_options("overload", "Warm-up before it, in seconds.  [default: 2; 0.7 with --quick]")
+@click.pass_context
+def overload(
+    ctx: click.Context,
+    /,
+    quick: bool,
+    servers: tuple[str, ...],
+    definitions: tuple[Path, ...],
+    out: Path | None,
+    resumed: Path | None,
+    **settings: Any,
+) -> None:
+    """What servers do when more is asked for than they can do.
+
+    Finds the capacity (closed loop, the highest of all servers), offers 0.25 to
+    3 times of it with Poisson arrivals, and ends with a spike: half the
+    capacity, twice, half again. Ctrl-C keeps what is finished; --resume does
+    the rest.
+
+    \b
+    Examples:
+      sedabench run overload --quick
+      sedabench run overload --workload mixed
+      sedabench run overload --quick --load 0.9,2 --slo 50
+      sedabench run overload --quick --server seda \\
+                             --server 'open=seda --no-admission-controller'
+      sedabench run overload --workload static --server threaded --server nginx
+      sedabench run overload --resume results/overload/2026-01-31T12-00-00Z
+
+    In the folder: figures (PNG and SVG), trials.csv (a row a trial), trials/
+    (what both sides said, with timelines) and manifest.json.
+    """
+    from sedabench import servers_under_test
+    from sedabench.experiments import overload as experiment
+    from sedabench.external import load_external
+    from sedabench.progress import Progress, standard_output
+    from sedabench.results import new_folder_path
+
+    console = standard_output()
+    progress = Progress(console)
+    if resumed is not None:
+        only_resume(ctx)
+        finished, outcome = experiment.resume(resumed, progress)
+    else:
+        changes = {name: value for name, value in settings.items() if value is not None}
+        make = experiment.Overload.quick if quick else experiment.Overload.full
+        external = load_external(definitions)
+        if servers:
+            options = experiment.default_options(make(**changes).slo_ms)
+            changes["servers"] = servers_under_test.parse_specs(servers, options, external)
+        path = out if out is not None else new_folder_path(Path("results"), experiment.NAME)
+        finished, outcome = experiment.run(make(**changes), path, progress)
+    report(console, finished, outcome)

@@ -1,0 +1,77 @@
+"""What the commands of all experiments share: options, --resume alone, the report at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from sedabench.errors import UserError
+
+if TYPE_CHECKING:
+    from sedabench.results import Run
+    from sedabench.runner import Outcome
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def settings_options(name: str, warmup: str) -> Callable[[Command], Command]:
+    """The options that every experiment has; `warmup` is the help of --warmup."""
+    seconds = {"type": click.FloatRange(min=0), "metavar": "S"}
+    positive = {"type": click.FloatRange(min=0, min_open=True), "metavar": "S"}
+    folder = {"type": click.Path(path_type=Path), "metavar": "DIR"}
+    out = f"The run folder, new or empty.  [default: ./results/{name}/<UTC time>]"
+    resume = "Finish an interrupted run with its own settings; takes no other option."
+    options: tuple[tuple[tuple[str, ...], dict[str, Any], str], ...] = (
+        (("--repeats",), {"type": click.IntRange(min=1)}, "Trials of each server at each level."),
+        (("--duration", "duration_s"), positive, "Length of the measured window, in seconds."),
+        (("--warmup", "warmup_s"), seconds, warmup),
+        (("--seed",), {"type": click.IntRange(min=0)}, "Draws the order of the trials.  [default: 2001]"),  # noqa: E501
+        (("--python",), {"metavar": "PATH"}, "The servers' interpreter.  [default: this one]"),
+        (("--out",), folder, out),
+        (("--resume", "resumed"), folder, resume),
+    )  # fmt: skip
+
+    def add(command: Command) -> Command:
+        for names, how, text in reversed(options):
+            command = click.option(*names, **how, help=text)(command)
+        return command
+
+    return add
+
+
+def only_resume(ctx: click.Context) -> None:
+    """Refuse any other option beside --resume: a run is finished with its own settings."""
+    for name in ctx.params:
+        if name != "resumed" and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
+            raise UserError(f"--resume takes its settings from the run folder; leave out {flag}")
+
+
+def report(console: Any, finished: Run, outcome: Outcome) -> None:
+    """Table, sentences, warnings and, last, where it all is."""
+    from sedabench.experiments import find
+
+    name = finished.manifest["experiment"]
+    if len(finished.trials):
+        find(name).show(finished, console)
+    for warning in finished.manifest.get("warnings", ()):
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.signum is not None:
+        click.echo(
+            f"interrupted: {outcome.finished} of {outcome.planned} trials are kept; finish with: "
+            f"sedabench run {name} --resume {finished.path}"
+        )
+        sys.exit(128 + outcome.signum)
+    figures = sorted(finished.path.glob("*.png"))
+    if len(figures) == 1:
+        click.echo(f"{finished.path}  (figure: {figures[0]})")
+    elif figures:
+        names = ", ".join(figure.name for figure in figures)
+        click.echo(f"{finished.path}  (figures: {names})")
+    else:
+        click.echo(str(finished.path))
