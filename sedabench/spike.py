@@ -82,7 +82,7 @@ def spikes(run: Run) -> list[Spike]:
             raw = raw_trial(run, int(row["trial"]))
             result = raw and raw.get("result")
             if raw and result and result.get("timeline"):
-                found.append(_spike(cast(dict[str, Any], row), result, raw["server_timeline"]))
+                found.append(_spike(cast(dict[str, Any], row), result, raw.get("server_timeline")))
     return found
 
 
