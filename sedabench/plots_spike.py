@@ -43,7 +43,7 @@ def spike(run: Run, findings: Findings) -> Figure | None:
     shown = [one for one in shown if len(one.t_s)]
     if not shown:
         return None
-    staged = [one for one in shown if any(said["stages"] for said in one.inside)]
+    staged = [one for one in shown if any((said.get("stages") or ()) for said in one.inside)]
     width_in = max(9.6, plots.MARGIN_IN + 0.2 + _COLUMN_IN * len(shown))
     inside_in = (_ROW_IN + _HEAD_IN) * len(staged) + (0.2 if staged else 0)
     height_in = _TOP_IN + 2 * _ROW_IN + _GAP_IN + inside_in + _BOTTOM_IN
@@ -228,7 +228,7 @@ def _ranked(inside: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
     """The stages that move most, first the longest queue; and the rest."""
     highest: dict[str, tuple[float, float]] = {}
     for said in inside:
-        for stage in said["stages"]:
+        for stage in said.get("stages") or ():
             queue, threads = highest.get(stage["name"], (0.0, 0.0))
             highest[stage["name"]] = (
                 max(queue, stage["queue_length"] or 0), max(threads, stage["threads"] or 0),
@@ -243,7 +243,7 @@ def _series(
     """One number of one stage over time; NaN where the server had none to tell."""
     t_s, values = [], []
     for said in inside:
-        stage = next((s for s in said["stages"] if s["name"] == name), None)
+        stage = next((s for s in (said.get("stages") or ()) if s["name"] == name), None)
         value = None if stage is None else stage[key]
         t_s.append(float(said["t_s"]))
         values.append(math.nan if value is None else float(value))
