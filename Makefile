@@ -22,8 +22,9 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## make the virtual environment in .venv
 
-figures: $(READY)  ## set up, run the main job, say where the figures are
+figures: $(READY)  ## set up, run both experiments in quick form, say where the figures are
 	$(BIN)/sedabench run figure1 --quick
+	$(BIN)/sedabench run overload --quick
 
 test: $(READY)  ## set up, run the tests
 	$(BIN)/python -m pytest --numprocesses 2

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from sedabench.cli_run_http import overload
-from sedabench.cli_run_shared import only_resume, report, settings_options
-from sedabench.errors import UserError, unknown
+from sedabench.cli_run_http import overload, peers
+from sedabench.cli_run_shared import levels, only_resume, report, settings_options
+from sedabench.errors import unknown
 
 
 class _Experiments(click.Group):
@@ -21,23 +21,6 @@ class _Experiments(click.Group):
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise unknown("experiment", args[0], self.list_commands(ctx))
         return super().resolve_command(ctx, args)
-
-
-def _levels(
-    _ctx: click.Context, _param: click.Parameter, text: str | None
-) -> tuple[int, ...] | None:
-    """ "1,16,64" as a tuple of positive whole numbers, ascending."""
-    if text is None:
-        return None
-    try:
-        levels = sorted(int(part) for part in text.split(","))
-    except ValueError:
-        levels = [0]
-    if levels[0] < 1:
-        raise UserError(
-            f"levels must be positive whole numbers, not {text!r}; write --connections 1,16,64"
-        )
-    return tuple(levels)
 
 
 @click.group(cls=_Experiments, short_help="Run an experiment: sedabench run figure1 --quick.")
@@ -55,7 +38,7 @@ def run() -> None:
 @run.command(short_help="Bandwidth of bursts against connections (the paper's Figure 1).")
 @click.option("--quick", is_flag=True, help="1, 16, 64, 256, 1024 connections, 2 repeats, windows of 1 s: under 90 s. Without it 1, 2, 4, ... 8192, 5 repeats, windows of 3 s: 25 minutes.")  # fmt: skip  # noqa: E501
 @click.option("--server", "servers", multiple=True, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare; repeat it. A bare name takes the paper's settings ('threaded' is 'threaded --writers 120').  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
-@click.option("--connections", callback=_levels, metavar="N,N,...", help="The levels.")
+@click.option("--connections", callback=levels, metavar="N,N,...", help="The levels.")
 @click.option("--packets", type=click.IntRange(min=1), help="Packets in a burst.  [default: 1000]")
 @click.option("--packet-bytes", type=click.IntRange(min=1), help="Bytes in a packet.  [default: 8192]")  # fmt: skip  # noqa: E501
 @settings_options(
@@ -113,3 +96,4 @@ def figure1(
 
 
 run.add_command(overload)
+run.add_command(peers)

@@ -1,4 +1,4 @@
-"""`sedabench run overload`: options to settings."""
+"""`sedabench run overload` and `run peers`: options to settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sedabench.cli_run_shared import only_resume, report, settings_options
+from sedabench.cli_run_shared import levels, only_resume, report, settings_options
 from sedabench.errors import UserError
 
 
@@ -82,6 +82,55 @@ def overload(
         if servers:
             options = experiment.default_options(make(**changes).slo_ms)
             changes["servers"] = servers_under_test.parse_specs(servers, options, external)
+        path = out if out is not None else new_folder_path(Path("results"), experiment.NAME)
+        finished, outcome = experiment.run(make(**changes), path, progress)
+    report(console, finished, outcome)
+
+
+@click.command(short_help="Throughput of static files beside nginx, Apache httpd and others.")
+@click.option("--quick", is_flag=True, help="64 and 1024 connections, 2 repeats, windows of 1 s: two minutes. Without it 1, 16, 64, 256, 1024, 5 repeats, windows of 3 s: 20 minutes.")  # fmt: skip  # noqa: E501
+@click.option("--server", "servers", multiple=True, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare; repeat it.  [default: our architectures and every other that is installed]")  # fmt: skip  # noqa: E501
+@click.option("--definitions", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with further servers; they are compared too. Repeat it.")  # fmt: skip  # noqa: E501
+@click.option("--connections", callback=levels, metavar="N,N,...", help="The levels.")
+@settings_options("peers", "Warm-up before it, in seconds.  [default: 1; 0.5 with --quick]")
+@click.pass_context
+def peers(
+    ctx: click.Context,
+    /,
+    quick: bool,
+    servers: tuple[str, ...],
+    definitions: tuple[Path, ...],
+    out: Path | None,
+    resumed: Path | None,
+    **settings: Any,
+) -> None:
+    """Closed-loop throughput of SPECweb99's files, ours beside servers nobody here wrote.
+
+    \b
+    Examples:
+      sedabench run peers --quick
+      sedabench run peers --server seda --server nginx --connections 64
+      sedabench run peers --definitions mine.toml
+    """
+    from sedabench import servers_under_test
+    from sedabench.experiments import peers as experiment
+    from sedabench.external import load_external
+    from sedabench.progress import Progress, standard_output
+    from sedabench.results import new_folder_path
+
+    console = standard_output()
+    progress = Progress(console)
+    if resumed is not None:
+        only_resume(ctx)
+        finished, outcome = experiment.resume(resumed, progress)
+    else:
+        changes = {name: value for name, value in settings.items() if value is not None}
+        make = experiment.Peers.quick if quick else experiment.Peers.full
+        external = load_external(definitions)
+        if servers:
+            changes["servers"] = servers_under_test.parse_specs(servers, {}, external)
+        elif definitions:
+            changes["servers"] = experiment.everything(external)
         path = out if out is not None else new_folder_path(Path("results"), experiment.NAME)
         finished, outcome = experiment.run(make(**changes), path, progress)
     report(console, finished, outcome)

@@ -44,6 +44,23 @@ def settings_options(name: str, warmup: str) -> Callable[[Command], Command]:
     return add
 
 
+def levels(
+    _ctx: click.Context, _param: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """ "1,16,64" as a tuple of positive whole numbers, ascending."""
+    if text is None:
+        return None
+    try:
+        found = sorted(int(part) for part in text.split(","))
+    except ValueError:
+        found = [0]
+    if found[0] < 1:
+        raise UserError(
+            f"levels must be positive whole numbers, not {text!r}; write --connections 1,16,64"
+        )
+    return tuple(found)
+
+
 def only_resume(ctx: click.Context) -> None:
     """Refuse any other option beside --resume: a run is finished with its own settings."""
     for name in ctx.params:

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from sedabench import machine
-from sedabench.errors import StoppedBySignal
+from sedabench.errors import StoppedBySignal, UserError
 from sedabench.progress import Progress
 from sedabench.results import RunWriter, utc_now
 from sedabench.trial import Measured
@@ -100,6 +100,9 @@ def carry_out(
                 advance(describe(row), left_s, time.monotonic() - began - estimate_s(cell))
     except KeyboardInterrupt as stop:
         signum = stop.signum if isinstance(stop, StoppedBySignal) else signal.SIGINT
+    except UserError:  # what was measured says that the rest cannot be
+        writer.update(status="interrupted", ended_utc=utc_now())
+        raise
     status = "complete" if signum is None else "interrupted"
     writer.update(status=status, ended_utc=utc_now(), load_average_at_end=list(os.getloadavg()))
     return Outcome(len(writer.finished), len(plan), signum)

@@ -17,6 +17,7 @@ from sedabench.results import Run
 EXPERIMENTS: dict[str, str] = {
     "figure1": "sedabench.experiments.figure1",
     "overload": "sedabench.experiments.overload",
+    "peers": "sedabench.experiments.peers",
 }
 """name -> module; imported only when asked for."""
 

@@ -116,6 +116,26 @@ def check_shared(config: Settings, connections: int) -> None:
         )
 
 
+def check_levels(connections: Sequence[int]) -> None:
+    """Numbers of connections to sweep over.  Raises UserError if they cannot be."""
+    if not connections or min(connections) < 1:
+        raise UserError("levels must be positive whole numbers; for example --connections 1,16,64")
+    if len(set(connections)) < len(connections):
+        raise UserError("a level is named twice in --connections; name each once")
+
+
+def check_external(specs: Iterable[AnyServer], workload: str) -> None:
+    """Servers that are not ours must offer the workload and be installed; else UserError."""
+    for spec in specs:
+        if isinstance(spec, ServerSpec):
+            continue
+        if workload not in spec.services:
+            offered = ", ".join(spec.services)
+            raise UserError(f"{spec.label} does not offer {workload!r}, only {offered}")
+        if (missing := spec.missing()) is not None:
+            raise UserError(missing)
+
+
 def try_servers(specs: Iterable[AnyServer], workload: Workload, bench: Bench) -> None:
     """Start and stop each server once: a wrong option is an error now, not 70 invalid trials."""
     for spec in specs:

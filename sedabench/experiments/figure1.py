@@ -142,10 +142,7 @@ def check(config: Figure1) -> None:
     Raises:
         UserError: a setting that cannot be, or that this machine's limits do not allow.
     """
-    if not config.connections or min(config.connections) < 1:
-        raise UserError("levels must be positive whole numbers; for example --connections 1,16,64")
-    if len(set(config.connections)) < len(config.connections):
-        raise UserError("a level is named twice in --connections; name each once")
+    common.check_levels(config.connections)
     if config.packets < 1 or config.packet_bytes < 1:
         raise UserError("--packets and --packet-bytes must be at least 1")
     common.check_shared(config, max(config.connections))

@@ -171,14 +171,7 @@ def check(config: Overload) -> None:
     """
     if config.workload not in MIXES:
         raise unknown("workload", config.workload, MIXES)
-    for spec in config.servers:
-        services = getattr(spec, "services", MIXES)
-        if config.workload not in services:
-            raise UserError(
-                f"{spec.label} does not offer {config.workload!r}, only {', '.join(services)}"
-            )
-        if (missing := getattr(spec, "missing", lambda: None)()) is not None:
-            raise UserError(missing)
+    common.check_external(config.servers, config.workload)
     if not config.loads or not all(0 < load <= HIGHEST_LOAD for load in config.loads):
         raise UserError(
             f"loads must be over 0 and at most {HIGHEST_LOAD:g}, as multiples of the capacity; "

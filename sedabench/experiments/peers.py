@@ -1,0 +1,188 @@
+"""peers: how fast are servers that nobody here wrote at the same work?
+
+The static workload (SPECweb99's files), closed loop, at a few numbers of
+connections: our architectures beside nginx, Apache httpd and whatever else is
+installed or defined.  Throughput only; what happens beyond it is the question
+of `overload --workload static`, which takes the same servers.  The loads of an
+overload run are multiples of the fastest server's capacity, so nginx and a
+server in Python in one such run would show the one at rest and the other
+always flooded; here each is asked for what it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sedabench import http_columns, servers_under_test
+from sedabench.experiments import common
+from sedabench.experiments.common import Bench
+from sedabench.experiments.web import Site
+from sedabench.external import ExternalSpec, available, load_external
+from sedabench.progress import Progress
+from sedabench.results import Run, RunWriter, check_new_folder, load_run
+from sedabench.runner import Cell, Outcome, blocked_order, carry_out
+from sedabench.servers_under_test import AnyServer
+from sedabench.trial import Measured, Workload
+
+NAME = "peers"
+SUMMARY = "throughput of static files beside nginx, Apache httpd and others"
+
+WORKLOAD = "static"
+START_S = 1.3
+"""About how long processes take to start, connect and stop."""
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Settings of a run; everything that decides what is measured."""
+
+    servers: tuple[AnyServer, ...]
+    connections: tuple[int, ...] = (1, 16, 64, 256, 1024)
+    repeats: int = 5
+    duration_s: float = 3.0
+    warmup_s: float = 1.0
+    seed: int = 2001
+    python: str | None = None
+    """The servers' interpreter; None: that of the driver."""
+
+    @classmethod
+    def full(cls, **changes: Any) -> Peers:
+        """Five levels, five repeats, windows of 3 s: about 20 minutes for nine servers."""
+        return _with_defaults(cls(()), changes)
+
+    @classmethod
+    def quick(cls, **changes: Any) -> Peers:
+        """Two levels, two repeats, windows of 1 s: about two minutes for nine servers."""
+        quick = cls((), connections=(64, 1024), repeats=2, duration_s=1.0, warmup_s=0.5)
+        return _with_defaults(quick, changes)
+
+    def workload_of(self, site: Site, connections: int) -> Workload:
+        """A closed loop."""
+        arguments = {
+            "connections": connections, "duration": self.duration_s, "warmup": self.warmup_s,
+            "seed": self.seed,
+        }  # fmt: skip
+        return site.load(arguments, tail_s=1.0)
+
+    def estimate_s(self, _cell: Cell) -> float:
+        """About how long a trial takes, all in."""
+        return START_S + self.warmup_s + self.duration_s
+
+
+def _with_defaults(config: Peers, changes: Mapping[str, Any]) -> Peers:
+    config = replace(config, **changes)
+    return config if config.servers else replace(config, servers=everything(load_external()))
+
+
+def everything(external: Mapping[str, ExternalSpec]) -> tuple[AnyServer, ...]:
+    """Our architectures, and the others that are installed and serve static files."""
+    ours = servers_under_test.parse_specs(tuple(servers_under_test.architectures()), {})
+    return (*ours, *available(external, WORKLOAD).values())
+
+
+def check(config: Peers) -> None:
+    """Find out before the first trial what would make trials fail.
+
+    Raises:
+        UserError: a setting that cannot be, or that this machine's limits do not allow.
+    """
+    common.check_levels(config.connections)
+    common.check_external(config.servers, WORKLOAD)
+    common.check_shared(config, max(config.connections))
+
+
+def plan_of(config: Peers) -> list[dict[str, Any]]:
+    """Every server at every level, in the order in which they are measured."""
+    labels = [spec.label for spec in config.servers]
+    plan = blocked_order(labels, config.connections, config.repeats, config.seed)
+    return [{**cell, "phase": "capacity"} for cell in plan]
+
+
+def run(config: Peers, out: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
+    """Measure a new run into the folder `out`, which must not exist or be empty.
+
+    Raises:
+        UserError: see `check`; or a server cannot be started; or `out` cannot be used.
+    """
+    check(config)
+    check_new_folder(out)
+    bench = Bench.of(config.python)
+    site = Site.prepare(WORKLOAD, bench, {})
+    common.try_servers(config.servers, config.workload_of(site, 1), bench)
+    more = {"compute_loops_per_us": site.loops_per_us}
+    manifest = common.manifest(NAME, config, bench, plan_of(config), more)
+    with RunWriter.create(out, manifest, http_columns.COLUMNS) as writer:
+        return _finish(writer, config, bench, site, progress or Progress())
+
+
+def resume(path: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
+    """Measure what an interrupted run lacks, with its own settings and order.
+
+    Raises:
+        DamagedRunError: see `sedabench.results.read_folder`.
+        UserError: it is no run of peers, or another process is writing it.
+    """
+    progress = progress or Progress()
+    with RunWriter.reopen(path) as writer:
+        config = common.recorded_settings(Peers, NAME, plan_of, path, writer.manifest)
+        check(config)
+        site = Site.prepare(WORKLOAD, Bench.of(config.python), writer.manifest)
+        bench = common.reopened(writer, config, config.workload_of(site, 1), progress)
+        return _finish(writer, config, bench, site, progress)
+
+
+def _finish(
+    writer: RunWriter, config: Peers, bench: Bench, site: Site, progress: Progress
+) -> tuple[Run, Outcome]:
+    specs = {spec.label: spec for spec in config.servers}
+
+    def measure_cell(cell: Cell) -> Measured:
+        measured = bench.measure(
+            specs[cell["server"]], config.workload_of(site, cell["connections"])
+        )
+        measured.row.update(workload=WORKLOAD)
+        return measured
+
+    outcome = carry_out(writer, measure_cell, describe, config.estimate_s, progress)
+    return load_run(writer.path), outcome
+
+
+def draw(_run: Run) -> list[Path]:
+    """There is no figure: a table of two or five columns says it all."""
+    return []
+
+
+def show(finished: Run, console: Any) -> None:
+    """Median throughput over the valid repeats, by server and connections."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    valid = finished.trials[finished.trials["valid"]]
+    medians = valid.groupby(["server", "connections"])["throughput_rps"].median()
+    levels = sorted(int(level) for level in finished.manifest["parameters"]["connections"])
+    table = Table(
+        box=SIMPLE_HEAD, title="requests/s, median over repeats", title_justify="left",
+        header_style="bold",
+    )  # fmt: skip
+    table.add_column("server")
+    for level in levels:
+        table.add_column(f"{level} connections", justify="right")
+    for spec in finished.manifest["parameters"]["servers"]:
+        label = spec["label"]
+        cells = (medians.get((label, level)) for level in levels)
+        table.add_row(label, *("-" if cell is None else f"{cell:.0f}" for cell in cells))
+    console.print(table)
+    if invalid := len(finished.trials) - len(valid):
+        console.print(f"{invalid} of {len(finished.trials)} trials are invalid and left out.")
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """A finished trial in one line."""
+    cell = f"{row['server']} {row['connections']}"
+    if row["throughput_rps"] is None:
+        return f"{cell}  no result: {row['invalid_reason']}"
+    invalid = "" if row["valid"] else f"  invalid: {row['invalid_reason']}"
+    return f"{cell}  {row['throughput_rps']:.0f} requests/s{invalid}"
