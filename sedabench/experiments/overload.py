@@ -214,7 +214,8 @@ def plan_of(config: Overload) -> list[dict[str, Any]]:
 
 def plain(load: float) -> float:
     """A load as it is written in a row and in a plan alike: 2, not 2.0."""
-    return int(load) if load == int(load) else float(f"{load:.9g}")
+    rounded = float(f"{load:.9g}")
+    return int(rounded) if rounded == int(rounded) else rounded
 
 
 def run(config: Overload, out: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
