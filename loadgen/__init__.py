@@ -5,7 +5,13 @@
 - `connect.py`: N connections at a bounded rate, failures counted by kind
 - `recorder.py`: from samples to figures: percentiles, fairness, the timeline
 - `burst.py`: the closed loop of bursts, each answered by one ACK
-- `cli.py`: the command `load`; also `python -m loadgen`
+- `arrivals.py`: when each request of an open loop is due
+- `mix.py`, `docroot.py`: what is asked for, and what the reply must be
+- `http.py`: HTTP, closed and open loop; `http_connections.py`, `http_reply.py`: its parts;
+  `http_run.py`, `http_result.py`: what it is told and what it tells; `http_many.py`: several
+  processes; `http_probe.py`: one request before the load; `samples.py`: every request, kept
+- `judge.py`: `--fail-if`
+- `cli.py`, `cli_http.py`: the command `load`; also `python -m loadgen`
 
 Nothing here imports `servers` or `sedabench`: a load generator that shared the
 server's idea of the protocol would share its mistakes.  Time inside the package

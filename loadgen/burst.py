@@ -27,18 +27,17 @@ fills them before the window.
 
 from __future__ import annotations
 
-import gc
 import select
 import socket
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from loadgen.burst_run import BurstConfig, BurstResult
+from loadgen.collector import no_garbage_collection
 from loadgen.connect import error_kind, open_connections
 from loadgen.limits import ensure_room_for
 from loadgen.recorder import Timeline, jain_index, latency_summary_us
@@ -96,7 +95,7 @@ def run(config: BurstConfig, on_event: OnEvent | None = None) -> BurstResult:
     if not sockets:
         raise LoadError(_nobody_home(config, errors))
     burst = _Burst(config, sockets, errors, on_event)
-    with _no_garbage_collection():
+    with no_garbage_collection():
         try:
             burst.pump()
         finally:
@@ -109,20 +108,6 @@ def _nobody_home(config: BurstConfig, errors: Counter[str]) -> str:
         return f"nothing listens on {config.target}: start the server first"
     kinds = ", ".join(f"{kind}: {n}" for kind, n in errors.items() if n)
     return f"no connection to {config.target} came up ({kinds}): check host, port and firewall"
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """A collection in the window would be charged to the server."""
-    was_enabled = gc.isenabled()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if was_enabled:
-            gc.enable()
 
 
 class _Connection:

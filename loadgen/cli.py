@@ -3,7 +3,7 @@
 Only options, words and exit statuses live here; each workload's engine is
 imported when it is run, so that `--help` and completion stay quick.
 
-Exit statuses: 0 measured (valid or not: the result says), 2 nothing could be
+Exit statuses: 0 measured (valid or not: the result says), 1 a --fail-if holds, 2 nothing could be
 measured, with one line on stderr that says why, 130 interrupted.
 """
 
@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from loadgen.burst_run import BurstResult
+    from loadgen.judge import Condition
 
 
 def _one_line(context: click.Context, error: click.UsageError) -> None:
@@ -26,7 +29,7 @@ def _one_line(context: click.Context, error: click.UsageError) -> None:
     context.exit(2)
 
 
-class _OneLine(click.Command):
+class OneLine(click.Command):
     """Its mistakes are one line."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -39,7 +42,7 @@ class _OneLine(click.Command):
             raise
 
 
-class _Group(_OneLine, click.Group):
+class _Group(OneLine, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -65,7 +68,7 @@ def load() -> None:
 
 @load.command(
     "burst",
-    cls=_OneLine,
+    cls=OneLine,
     epilog="""\b
 Example, with a server in another terminal:
   python -m servers eventloop --service burst --port 8080
@@ -118,6 +121,13 @@ buffers are full, bytes flow that no server has read.""",
     show_default=True,
     help="Let the kernel join packets into full segments (MSG_MORE), or push each by itself.",
 )
+@click.option(
+    "--fail-if",
+    "conditions",
+    multiple=True,
+    metavar="EXPR",
+    help="Exit status 1 if it holds: 'p99>50ms', 'errors>1%'. May be repeated.",
+)
 @click.option("--allow-remote", is_flag=True, help="Allow a target that is not this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 @click.option(
@@ -149,6 +159,7 @@ def burst(
     as_json: bool,
     events: bool,
     tail: float | None,
+    conditions: tuple[str, ...],
 ) -> None:
     """Closed loop: bursts of packets, each answered by one 32-byte ACK.
 
@@ -157,9 +168,11 @@ def burst(
     """
     from loadgen.burst import run
     from loadgen.burst_run import BurstConfig
+    from loadgen.judge import parse_condition
     from loadgen.target import LoadError, resolve
 
     try:
+        asked = [parse_condition(text, "burst") for text in conditions]
         config = BurstConfig(
             target=resolve(target, allow_remote=allow_remote),
             connections=connections,
@@ -173,7 +186,7 @@ def burst(
             coalesce=coalesce,
             tail_s=(0.5 if events else 0.0) if tail is None else tail,
         )
-        result = run(config, _print_event if events else None)
+        result = run(config, print_event if events else None)
     except LoadError as error:
         click.echo(f"error: {error}", err=True)
         context.exit(2)
@@ -181,18 +194,30 @@ def burst(
         click.echo("interrupted: nothing measured", err=True)
         context.exit(130)
     if events:
-        _print_json({"event": "result"} | result.to_json(timeline=True))
+        print_json({"event": "result"} | result.to_json(timeline=True))
     elif as_json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
     else:
         _print_table(result)
+    fail_if(context, asked, result.to_json())
 
 
-def _print_event(name: str, t_ns: int) -> None:
-    _print_json({"event": name, "t_ns": t_ns})
+def fail_if(
+    context: click.Context, conditions: Sequence[Condition], result: Mapping[str, Any]
+) -> None:
+    """Say which conditions hold; exit status 1 if one does."""
+    broken = [why for condition in conditions if (why := condition.broken_by(result))]
+    for why in broken:
+        click.echo(f"failed: {why}", err=True)
+    if broken:
+        context.exit(1)
 
 
-def _print_json(what: dict[str, Any]) -> None:
+def print_event(name: str, t_ns: int) -> None:
+    print_json({"event": name, "t_ns": t_ns})
+
+
+def print_json(what: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
@@ -227,3 +252,6 @@ def _print_table(result: BurstResult) -> None:
     console.print(table, markup=False)
     for warning in result.warnings:
         console.print(f"warning: {warning}", markup=False, highlight=False)
+
+
+from loadgen import cli_http  # noqa: E402, F401  (mounts `load http`)

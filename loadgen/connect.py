@@ -58,7 +58,7 @@ def open_connections(
                 due = min(count, 1 + int((time.monotonic_ns() - start_ns) * rate / 1e9))
                 while made < due:
                     made += 1
-                    sock = _begin(target, send_buffer_bytes, failures)
+                    sock = begin(target, send_buffer_bytes, failures)
                     if sock is not None:
                         pending[sock.fileno()] = sock
                         begun.append((time.monotonic_ns() + timeout_ns, sock))
@@ -89,7 +89,7 @@ def open_connections(
     return up
 
 
-def _begin(target: Target, send_buffer_bytes: int, failures: Counter[str]) -> socket.socket | None:
+def begin(target: Target, send_buffer_bytes: int, failures: Counter[str]) -> socket.socket | None:
     sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if send_buffer_bytes:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
+from sedabench.cli_compare import compare
 from sedabench.cli_run import run
 from sedabench.errors import StoppedBySignal, UserError, one_line
 
@@ -77,6 +78,7 @@ def cli(ctx: click.Context) -> None:
 
 
 cli.add_command(run)
+cli.add_command(compare)
 cli.add_command(
     _Load("load", short_help="Send load to a server: sedabench load burst --target HOST:PORT.")
 )
