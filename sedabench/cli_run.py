@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sedabench.cli_run_http import overload, peers
-from sedabench.cli_run_shared import levels, only_resume, report, settings_options
+from sedabench.cli_run_shared import carry_out, given, levels, settings_options
 from sedabench.errors import unknown
 
 
@@ -77,22 +77,14 @@ def figure1(
     """
     from sedabench import servers_under_test
     from sedabench.experiments import figure1 as experiment
-    from sedabench.progress import Progress, standard_output
-    from sedabench.results import new_folder_path
 
-    console = standard_output()
-    progress = Progress(console)
-    if resumed is not None:
-        only_resume(ctx)
-        finished, outcome = experiment.resume(resumed, progress)
-    else:
-        changes = {name: value for name, value in settings.items() if value is not None}
+    def config() -> experiment.Figure1:
+        changes = given(settings)
         if servers:
             changes["servers"] = servers_under_test.parse_specs(servers, experiment.DEFAULT_OPTIONS)
-        make = experiment.Figure1.quick if quick else experiment.Figure1.full
-        path = out if out is not None else new_folder_path(Path("results"), experiment.NAME)
-        finished, outcome = experiment.run(make(**changes), path, progress)
-    report(console, finished, outcome)
+        return experiment.Figure1.quick(**changes) if quick else experiment.Figure1.full(**changes)
+
+    carry_out(ctx, experiment, out, resumed, config)
 
 
 run.add_command(overload)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sedabench.cli_run_shared import levels, only_resume, report, settings_options
+from sedabench.cli_run_shared import carry_out, given, levels, settings_options
 from sedabench.errors import UserError
 
 
@@ -67,24 +67,17 @@ def overload(
     from sedabench import servers_under_test
     from sedabench.experiments import overload as experiment
     from sedabench.external import load_external
-    from sedabench.progress import Progress, standard_output
-    from sedabench.results import new_folder_path
 
-    console = standard_output()
-    progress = Progress(console)
-    if resumed is not None:
-        only_resume(ctx)
-        finished, outcome = experiment.resume(resumed, progress)
-    else:
-        changes = {name: value for name, value in settings.items() if value is not None}
+    def config() -> experiment.Overload:
+        changes = given(settings)
         make = experiment.Overload.quick if quick else experiment.Overload.full
         external = load_external(definitions)
         if servers:
             options = experiment.default_options(make(**changes).slo_ms)
             changes["servers"] = servers_under_test.parse_specs(servers, options, external)
-        path = out if out is not None else new_folder_path(Path("results"), experiment.NAME)
-        finished, outcome = experiment.run(make(**changes), path, progress)
-    report(console, finished, outcome)
+        return make(**changes)
+
+    carry_out(ctx, experiment, out, resumed, config)
 
 
 @click.command(short_help="Throughput of static files beside nginx, Apache httpd and others.")
@@ -115,22 +108,14 @@ def peers(
     from sedabench import servers_under_test
     from sedabench.experiments import peers as experiment
     from sedabench.external import load_external
-    from sedabench.progress import Progress, standard_output
-    from sedabench.results import new_folder_path
 
-    console = standard_output()
-    progress = Progress(console)
-    if resumed is not None:
-        only_resume(ctx)
-        finished, outcome = experiment.resume(resumed, progress)
-    else:
-        changes = {name: value for name, value in settings.items() if value is not None}
-        make = experiment.Peers.quick if quick else experiment.Peers.full
+    def config() -> experiment.Peers:
+        changes = given(settings)
         external = load_external(definitions)
         if servers:
             changes["servers"] = servers_under_test.parse_specs(servers, {}, external)
         elif definitions:
             changes["servers"] = experiment.everything(external)
-        path = out if out is not None else new_folder_path(Path("results"), experiment.NAME)
-        finished, outcome = experiment.run(make(**changes), path, progress)
-    report(console, finished, outcome)
+        return experiment.Peers.quick(**changes) if quick else experiment.Peers.full(**changes)
+
+    carry_out(ctx, experiment, out, resumed, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,7 +61,34 @@ def levels(
     return tuple(found)
 
 
-def only_resume(ctx: click.Context) -> None:
+def carry_out(
+    ctx: click.Context,
+    experiment: Any,
+    out: Path | None,
+    resumed: Path | None,
+    config: Callable[[], Any],
+) -> None:
+    """Run the module of an experiment, or take its run up again, and report."""
+    from sedabench.progress import Progress, standard_output
+    from sedabench.results import new_folder_path
+
+    console = standard_output()
+    progress = Progress(console)
+    if resumed is not None:
+        _only_resume(ctx)
+        finished, outcome = experiment.resume(resumed, progress)
+    else:
+        path = out if out is not None else new_folder_path(Path("results"), experiment.NAME)
+        finished, outcome = experiment.run(config(), path, progress)
+    _report(console, finished, outcome)
+
+
+def given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were named on the command line."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _only_resume(ctx: click.Context) -> None:
     """Refuse any other option beside --resume: a run is finished with its own settings."""
     for name in ctx.params:
         if name != "resumed" and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
@@ -69,7 +96,7 @@ def only_resume(ctx: click.Context) -> None:
             raise UserError(f"--resume takes its settings from the run folder; leave out {flag}")
 
 
-def report(console: Any, finished: Run, outcome: Outcome) -> None:
+def _report(console: Any, finished: Run, outcome: Outcome) -> None:
     """Table, sentences, warnings and, last, where it all is."""
     from sedabench.experiments import find
 

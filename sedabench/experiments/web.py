@@ -114,10 +114,13 @@ def calibrate(bench: Bench) -> float:
 def make_docroot() -> Path:
     """The document root in the user's cache folder, made at its first use (XDG base directories).
 
+    Root's is not in its home: a server that changes its user must get there too.
+
     Raises:
         UserError: it cannot be made.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path("/var/cache") if os.geteuid() == 0 else Path.home() / ".cache"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home)
     path = cache / "sedabench" / f"docroot-{DOCROOT_BYTES // 10**6}MB-{DOCROOT_SEED}"
     command = [
         sys.executable, "-P", "-m", "servers.services.docroot", str(path),
