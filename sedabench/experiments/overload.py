@@ -112,8 +112,8 @@ class Overload:
     def quick(cls, **changes: Any) -> Overload:
         """6 loads, two repeats, windows of 1.5 s: under three minutes for three servers."""
         quick = cls(
-            (), loads=QUICK_LOADS, repeats=2, duration_s=1.5, warmup_s=0.7, capacity_repeats=2,
-            spike_before_s=1.0, spike_s=1.5, spike_after_s=3.0,
+            (), loads=QUICK_LOADS, repeats=2, duration_s=1.2, warmup_s=0.6, capacity_repeats=2,
+            spike_before_s=1.0, spike_s=1.2, spike_after_s=2.5,
         )  # fmt: skip
         return _with_defaults(quick, changes)
 
