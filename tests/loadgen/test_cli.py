@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -82,11 +83,11 @@ def test_an_invalid_result_is_printed_with_its_reason() -> None:
         peer.reset()
 
     with serving(script) as server:
-        outcome = burst(server.target, "--warmup", "0")
+        # As many of the two as the machine reset before the window's end, but one at least.
+        outcome = burst(server.target, "--warmup", "0", "--connections", "2", "--duration", "1")
     assert outcome.exit_code == 0
-    assert "NO: connections failed (reset: 64)" in " ".join(
-        outcome.stdout.replace("│", " ").split()
-    )
+    words = " ".join(outcome.stdout.replace("│", " ").split())
+    assert re.search(r"NO: connections failed \(reset: [12]\)", words), words
 
 
 @pytest.mark.parametrize(
