@@ -64,6 +64,10 @@ class PageCache(Generic[P]):
             self._misses += 1
         return None
 
+    def peek(self, key: str) -> P | None:
+        """The page if it is here; neither a hit nor a miss."""
+        return self._pages.get(key)
+
     def put(self, key: str, page: P) -> None:
         """Keep `page`, at the expense of those unused for longest; one over the bound is not kept.
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import html
 import json
+import sys
 import threading
 import time
 from collections import Counter
@@ -36,6 +37,7 @@ from servers.options import option
 from servers.service import Request, Service, Session, Step, step
 from servers.services.compute import calibrate, spin
 from servers.services.page_cache import PageCache
+from servers.services.shared_reads import SharedReads
 from servers.services.web_files import Disk, DocumentRoot, parse_target
 from servers.services.web_page import Page, date_line, error_page
 from servers.services.web_session import WebRequest, WebSession
@@ -53,7 +55,10 @@ TARGETS_KEPT = 16_384
 LONGEST_TARGET_KEPT = 256
 """A longer one is parsed each time, so that what is remembered has a bound in bytes, too."""
 
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_ABSENT = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.ENXIO, errno.ENODEV,  # a socket, or a device that is not there
+)  # fmt: skip
 _DENIED = (errno.EACCES, errno.EPERM)
 
 HTML = "text/html; charset=utf-8"
@@ -67,8 +72,9 @@ class WebOptions:
 
     docroot: str = option("", "directory of the static files (default: none)", metavar="PATH")
     cache_bytes: int = option(
-        64_000_000, "size of the page cache; 0: none", minimum=0, maximum=1 << 40, metavar="BYTES"
-    )
+        64_000_000, "size of the page cache; 0: none, every request reads the disk", minimum=0,
+        maximum=1 << 40, metavar="BYTES",
+    )  # fmt: skip
     disk_ms: float = option(
         0.0, "modelled disk in front of the files: mean time of a read; 0: none", minimum=0,
         metavar="MS",
@@ -77,7 +83,7 @@ class WebOptions:
         1, "reads that the modelled disk serves at once", minimum=1, metavar="N"
     )
     disk_faults: float = option(
-        0.0, "share of reads that fail with an I/O error", minimum=0, metavar="SHARE"
+        0.0, "share of reads that fail with an I/O error", minimum=0, maximum=1, metavar="SHARE"
     )
     disk_seed: int = option(1, "seed of the modelled disk", metavar="N")
     compute_loops_per_us: float = option(
@@ -102,7 +108,12 @@ class Web(Service):
 
     def __init__(self, options: WebOptions) -> None:
         super().__init__(options)
-        self._root = DocumentRoot(options.docroot) if options.docroot else None
+        self._root = (
+            DocumentRoot(options.docroot, options.cache_bytes // 2 or sys.maxsize)
+            if options.docroot
+            else None
+        )
+        self._shared: SharedReads[Page] = SharedReads()
         self._disk = Disk(
             options.disk_ms, options.disk_slots, options.disk_faults, options.disk_seed
         )
@@ -145,8 +156,11 @@ class Web(Service):
         if parsed is None:
             try:
                 parsed = parse_target(target)
-            except ValueError:
-                return self._refuse(request, HTTPStatus.BAD_REQUEST)
+            except ValueError:  # nor is that of `OPTIONS *` or `CONNECT host:1` a path
+                known = request.method in METHODS
+                return self._refuse(
+                    request, HTTPStatus.BAD_REQUEST if known else HTTPStatus.METHOD_NOT_ALLOWED
+                )
             self._remember(target, parsed)
         request.path, request.query = parsed
         return self.route
@@ -175,23 +189,30 @@ class Web(Service):
 
     @step(blocking=True)
     def read_file(self, request: WebRequest) -> Step | None:
-        """A miss: the disk, modelled or real.
-
-        Threads that miss the same page at once each read it, as each would wait
-        for a disk anyhow; the cache keeps one of them.
-        """
-        if self._root is None:
+        """A miss: the disk, modelled or real; one read for all who miss the same page at once."""
+        root = self._root
+        if root is None:
             return self._refuse(request, HTTPStatus.NOT_FOUND)
-        try:
+
+        def find(path: str) -> Page | None:
+            return self._cache.peek(path) or root.in_use(path)
+
+        def read(path: str) -> Page:
             self._disk.read()
-            page = self._root.read(request.path)
+            page = root.read(path)
+            with self._lock:
+                self._reads += 1
+                self._read_bytes += len(page.body)
+            self._cache.put(path, page)
+            return page
+
+        try:
+            if self.options.cache_bytes:
+                request.page = self._shared.get(request.path, find, read)
+            else:  # who asked for no cache wants each request to cost a read
+                request.page = read(request.path)
         except OSError as error:
             return self._refuse(request, self._read_failed(error))
-        with self._lock:
-            self._reads += 1
-            self._read_bytes += len(page.body)
-        self._cache.put(request.path, page)
-        request.page = page
         return self.respond
 
     @step

@@ -17,11 +17,15 @@ import os
 import random
 import re
 import stat
+import sys
 import threading
 import time
+from io import FileIO
 from pathlib import Path
 
 from servers.options import UsageError
+from servers.service import Buffer
+from servers.services.shared_reads import LargeBodies, LargeBody
 from servers.services.web_page import Page
 
 INDEX = "index.html"
@@ -44,7 +48,9 @@ def parse_target(target: bytes) -> tuple[str, str]:
     UTF-8, or has a NUL in it.
     """
     if origin := _ORIGIN.match(target):  # as it is sent to a proxy; to be understood all the same
-        target = target[origin.end() :] or b"/"
+        target = target[origin.end() :]
+        if not target.startswith(b"/"):  # RFC 9112, section 3.2.1: an empty path is "/"
+            target = b"/" + target
     raw, _, query = target.partition(b"#")[0].partition(b"?")
     if not raw.startswith(b"/"):
         raise ValueError("not a path")
@@ -69,9 +75,12 @@ def _decoded(escape: re.Match[bytes]) -> bytes:
 
 
 class DocumentRoot:
-    """The files below one directory.  Raises UsageError if it is not there."""
+    """The files below one directory.  Raises UsageError if it is not there.
 
-    def __init__(self, directory: str) -> None:
+    A file of more than `large_bytes` is read such that `in_use` finds it again.
+    """
+
+    def __init__(self, directory: str, large_bytes: int = sys.maxsize) -> None:
         if not Path(directory).is_dir():
             raise UsageError(
                 f"--docroot: {directory!r} is not a directory; "
@@ -79,6 +88,13 @@ class DocumentRoot:
             )
         self.path = os.path.realpath(directory)
         self._inside = self.path.rstrip("/") + "/"
+        self._large_bytes = large_bytes
+        self._large = LargeBodies()
+
+    def in_use(self, path: str) -> Page | None:
+        """The large file at `path`, if a connection still has some of it to send."""
+        body = self._large.find(path)
+        return None if body is None else _page(path, memoryview(body), body.etag, body.modified_s)
 
     def read(self, path: str) -> Page:
         """The file at `path` (from `parse_target`), or the index of the directory there.
@@ -101,17 +117,38 @@ class DocumentRoot:
                 raise IsADirectoryError(errno.EISDIR, "a directory", path)
             if not stat.S_ISREG(found.st_mode) or not real.startswith(self._inside):
                 raise FileNotFoundError(errno.ENOENT, "not a file of the document root", path)
-            body = file.readall()
-        kind, encoding = _KINDS.guess_type(path)
-        if kind is None or encoding:
-            kind = "application/octet-stream"
-        elif kind.startswith("text/"):
-            kind += "; charset=utf-8"
-        return Page(
-            body, kind,
-            etag=b'"%x-%x"' % (found.st_mtime_ns, len(body)),
-            modified_s=int(found.st_mtime),
-        )  # fmt: skip
+            if found.st_size <= self._large_bytes:
+                contents = file.readall()
+                return _page(path, contents, _etag(found, len(contents)), int(found.st_mtime))
+            body = LargeBody(found.st_size)
+            read_bytes = _read_into(file, body)
+        del body[read_bytes:]  # it has become shorter meanwhile
+        body.etag = _etag(found, read_bytes)
+        body.modified_s = int(found.st_mtime)
+        self._large.note(path, body)
+        return _page(path, memoryview(body), body.etag, body.modified_s)
+
+
+def _read_into(file: FileIO, body: LargeBody) -> int:
+    """Fill `body`; how many bytes there were."""
+    read_bytes = 0
+    with memoryview(body) as view:
+        while more := file.readinto(view[read_bytes:]):
+            read_bytes += more
+    return read_bytes
+
+
+def _etag(found: os.stat_result, size_bytes: int) -> bytes:
+    return b'"%x-%x"' % (found.st_mtime_ns, size_bytes)
+
+
+def _page(path: str, body: Buffer, etag: bytes, modified_s: int) -> Page:
+    kind, encoding = _KINDS.guess_type(path)
+    if kind is None or encoding:
+        kind = "application/octet-stream"
+    elif kind.startswith("text/"):
+        kind += "; charset=utf-8"
+    return Page(body, kind, etag=etag, modified_s=modified_s)
 
 
 class Disk:

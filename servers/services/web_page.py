@@ -69,7 +69,7 @@ class Page(Cached):
 
     def __init__(
         self,
-        body: bytes,
+        body: Buffer,
         kind: str,
         *,
         status: HTTPStatus = HTTPStatus.OK,
@@ -157,8 +157,8 @@ def _parse_date(text: bytes) -> float | None:
     """Seconds since 1970; None if it is not a date, and is then to be ignored."""
     try:
         date = parsedate_to_datetime(text.decode("ascii"))
-    except ValueError:
+        if date.tzinfo is None:  # "-0000": RFC 5322's way to say UTC
+            date = date.replace(tzinfo=UTC)
+        return (date - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+    except (ValueError, OverflowError):  # no date, or one with a year or an offset of a billion
         return None
-    if date.tzinfo is None:  # "-0000": RFC 5322's way to say UTC
-        date = date.replace(tzinfo=UTC)
-    return (date - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()

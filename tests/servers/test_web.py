@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -141,7 +142,7 @@ def test_the_landing_page_tells_what_it_was_told() -> None:
     [
         "/sub", "/sub/", "/sub/index.html", "/sub/.", "/sub/../sub/", "/./sub", "//sub//",
         "/../sub/", "/%73ub", "/sub%2findex.html", "/sub?query", "/sub/#fragment",
-        "http://test/sub/", "HTTP://test:80/sub",
+        "http://test/sub/", "HTTP://test:80/sub", "http://test/sub?query",
     ],
 )  # fmt: skip
 def test_many_ways_lead_to_one_file(service: Web, path: str) -> None:
@@ -170,7 +171,8 @@ def test_what_is_not_there_is_not_found(service: Web, path: str) -> None:
 
 
 def test_the_document_root_of_a_service_may_have_an_absolute_url_without_a_path() -> None:
-    assert b"sedabench" in ask(web(), get("http://test")).body
+    for target in ("http://test", "http://test?query", "http://test:80?a=/b"):
+        assert b"sedabench" in ask(web(), get(target)).body
 
 
 @pytest.fixture
@@ -218,7 +220,11 @@ def test_links_that_stay_inside_are_followed(fortress: Web, path: str) -> None:
 
 def test_what_is_no_regular_file_is_not_there(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    assert ask(web(docroot=str(tmp_path)), get("/fifo")).status == 404
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        service = web(docroot=str(tmp_path))
+        assert [ask(service, get(path)).status for path in ("/fifo", "/socket")] == [404, 404]
+    assert service.stats()["disk"]["errors"] == 0
 
 
 def test_a_file_that_vanishes_between_lookup_and_read_is_not_found(tmp_path: Path) -> None:
@@ -316,6 +322,9 @@ def test_a_page_that_is_not_known_is_sent(service: Web) -> None:
         "If-Modified-Since: Thu, 01 Jan 1970 00:00:00 -0000",
         "If-Modified-Since: yesterday",
         "If-Modified-Since: Thu, 99 Jan 1970 00:00:00 GMT",
+        "If-Modified-Since: Thu, 01 Jan 99999999999999999999 00:00:00 GMT",
+        "If-Modified-Since: Thu, 01 Jan 1970 00:00:00 +99999999999999999999",
+        "If-Modified-Since: Sat, 01 Jan 0001 00:00:00 +2300",
     ):
         reply = ask(service, get("/page.html", header))
         assert (reply.status, reply.body) == (200, PAGE)
@@ -336,6 +345,14 @@ def test_other_methods_are_told_which_there_are(service: Web, method: str) -> No
     (reply,) = replies(client.send(get("/page.html", method=method)))
     assert (reply.status, reply.headers["Allow"]) == (405, "GET, HEAD")
     assert not client.closed
+
+
+@pytest.mark.parametrize(("method", "target"), [("OPTIONS", "*"), ("CONNECT", "test:80")])
+def test_a_method_whose_target_is_no_path_is_told_which_methods_there_are(
+    service: Web, method: str, target: str
+) -> None:
+    (reply,) = replies(Client(service).send(get(target, method=method)))
+    assert (reply.status, reply.headers["Allow"]) == (405, "GET, HEAD")
 
 
 def test_compute_does_so_many_loops() -> None:

@@ -73,7 +73,7 @@ ENDINGS = {
     post(CHUNKED, body=b"nonsense\r\n"): 400,
     post("Content-Length: 5", "Expect: 100-continue"): 405,
     post("Connection: close"): 405,
-    get("a:80", method="CONNECT"): 400,
+    get("a:80", method="CONNECT"): 405,
     post("Connection: Upgrade", "Upgrade: h2c", "Content-Length: 5", body=b"hello"): 405,
     get("/healthz", "Connection: close"): 200,
     get("/healthz", "Connection: x, Close"): 200,
@@ -113,7 +113,7 @@ STAYING = {
     post(CHUNKED, body=chunked(b"\r\n\r\n", b"GET / HTTP/1.1\r\n")): 405,
     post(CHUNKED, body=b"0\r\nHost: two\r\nExpect: x\r\n\r\n"): 405,
     post("Expect: 100-continue"): 405,
-    get("*", method="OPTIONS"): 400,
+    get("*", method="OPTIONS"): 405,
     get("/missing"): 404,
 }
 """Requests after which a connection stays."""
