@@ -1,19 +1,17 @@
 """HTTP/1.1 replies, from bytes to a verdict; the grammar is llhttp's (`httptools`).
 
 A load generator sees the same few heads again and again: they differ by the
-request and, once a second, by their Date.  So a head is parsed once
-(`read_head`), and what it said is remembered under its very bytes: how long
-the reply is and whether that is what was asked for.  The engine's hot loop
-looks a head up and compares two lengths.  Everything else (a head not seen
-before, a body in chunks or one that ends with the connection, HEAD, 1xx) goes
-through a `Reply`, which feeds the parser whatever arrives.
+request and, once a second, by their Date.  So the engine remembers under the
+very bytes of a head what it said: how long the reply is and whether that is
+what was asked for.  Its hot loop looks a head up and compares two lengths.
+Everything else (a head not seen before, a body in chunks or one that ends with
+the connection, HEAD, 1xx) goes through a `Reply`, which feeds the parser
+whatever arrives.
 
 Nothing here knows a socket or a clock.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import httptools
 
@@ -29,15 +27,6 @@ class BadReplyError(Exception):
     """What came is no HTTP/1.1 reply.  One line."""
 
 
-class Head(NamedTuple):
-    """What one head says of its reply."""
-
-    status: int
-    length: int
-    """Bytes of the body; -1 when the head does not tell: chunks, or until the end."""
-    keep_alive: bool
-
-
 class Reply:
     """One reply that is coming in, in whatever pieces.
 
@@ -46,9 +35,8 @@ class Reply:
     """
 
     __slots__ = (
-        "_body", "_chunked", "_connection", "_no_body", "_parser", "_until_close", "body_bytes",
-        "complete",
-        "head_bytes", "keep_alive", "length", "spare", "status",
+        "_body", "_chunked", "_connection", "_no_body", "_parser", "_tail", "_until_close",
+        "body_bytes", "complete", "head_bytes", "keep_alive", "length", "spare", "status",
     )  # fmt: skip
 
     def __init__(self, head_only: bool = False, body: list[bytes] | None = None) -> None:
@@ -57,6 +45,7 @@ class Reply:
         self._body = body
         self.length = -1
         self._chunked = False
+        self._tail = b""  # of the chunks: an end may begin in one piece and end in the next
         self._connection = b""
         self._until_close = False
         self.head_bytes = bytearray()
@@ -138,9 +127,14 @@ class Reply:
         where a last chunk may end.
         """
         while data and not self.complete:
-            cut = data.find(END)
-            piece, data = (data, b"") if cut < 0 else (data[: cut + 4], data[cut + 4 :])
+            begun = len(self._tail)
+            found = (self._tail + data[: len(END)]).find(END)
+            if found < 0:
+                found, begun = data.find(END), 0
+            cut = found + len(END) - begun if found >= 0 else len(data)
+            piece, data = data[:cut], data[cut:]
             self._parse(piece)
+            self._tail = (self._tail + piece)[-len(END) + 1 :]
         return data
 
     def _parse(self, data: bytes) -> None:
@@ -158,7 +152,7 @@ class Reply:
             case b"content-length":
                 self.length = int(value)  # the parser has seen that it is a number
             case b"transfer-encoding":
-                self._chunked = True
+                self._chunked = value.lower().endswith(b"chunked")
             case b"connection":
                 self._connection += value.lower()
 
@@ -169,13 +163,3 @@ class Reply:
     def on_message_complete(self) -> None:
         if self.status:
             self.complete = True
-
-
-def read_head(head: bytes) -> Head | None:
-    """What a head (with its empty line) says; None if the fast path must not use it."""
-    reply = Reply()
-    reply.feed(head)
-    length = reply.length
-    if length < 0 or not reply.status or reply.status in (204, 304) or not reply.keep_alive:
-        return None
-    return Head(reply.status, length, reply.keep_alive)

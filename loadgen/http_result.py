@@ -17,7 +17,7 @@ Percentiles are exact, by nearest rank: each is a latency that occurred.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ from loadgen.http_run import (
     Records,
 )
 
-BIN_S = 0.1
+BIN_NS = 100_000_000
 """Of the timeline."""
 
 LATE_NS = 1_000_000
@@ -144,12 +144,12 @@ def summarise(config: HttpConfig, raws: list[Raw]) -> HttpResult:
 def _together(raws: list[Raw]) -> Records:
     if len(raws) == 1:
         return raws[0].records
-    first = 0
+    parts, first = [], 0
     for raw in raws:
         numbers = raw.records.connection
-        numbers[numbers >= 0] += first
-        first += max(raw.connected, int(numbers.max(initial=-1)) + 1 - first)
-    return Records.together([raw.records for raw in raws])
+        parts.append(replace(raw.records, connection=np.where(numbers < 0, -1, numbers + first)))
+        first += max(raw.connected, int(numbers.max(initial=-1)) + 1)
+    return Records.together(parts)
 
 
 def percentiles_us(values_ns: Latencies) -> dict[str, float | None]:
@@ -208,12 +208,11 @@ def _by_class(config: HttpConfig, window: Records) -> dict[str, dict[str, float 
 
 def _timeline(config: HttpConfig, records: Records, start_ns: int) -> dict[str, Any]:
     """What happened in each tenth of a second, warm-up and what came after the window included."""
-    last_ns = max(records.done_ns.max(initial=0), start_ns + round(config.length_s * 1e9))
-    bins = max(1, int(np.ceil((last_ns - start_ns) / 1e9 / BIN_S)))
+    last_ns = max(int(records.done_ns.max(initial=0)) + 1, start_ns + round(config.length_s * 1e9))
+    bins = -(-(last_ns - start_ns) // BIN_NS)
 
     def number_of(times_ns: Latencies) -> npt.NDArray[np.int64]:
-        found = ((times_ns - start_ns) / 1e9 / BIN_S).astype(np.int64)
-        return np.clip(found, 0, bins - 1)
+        return (times_ns - start_ns) // BIN_NS
 
     def count(times_ns: Latencies) -> list[int]:
         return [int(n) for n in np.bincount(number_of(times_ns), minlength=bins)]
@@ -230,8 +229,8 @@ def _timeline(config: HttpConfig, records: Records, start_ns: int) -> dict[str, 
         percentiles_us(latency_ns[order[first:last]]) for first, last in itertools.pairwise(edges)
     ]
     return {
-        "bin_s": BIN_S,
-        "t_s": [round(number * BIN_S, 3) for number in range(bins)],
+        "bin_s": BIN_NS / 1e9,
+        "t_s": [number * BIN_NS / 1e9 for number in range(bins)],
         "offered": count(records.scheduled_ns),
         "answered": count(right.done_ns),
         "good": count(right.done_ns[within]),
