@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ Exit status: 0 measured, 1 a --fail-if holds, 2 nothing could be measured.""",
 @click.option("--slo", default=100.0, show_default=True, metavar="MS", help="Latency within which a reply is good.")  # fmt: skip  # noqa: E501
 @click.option("--seed", default=1, show_default=True, help="Draws arrivals and requests.")
 @click.option("--processes", default=1, show_default=True, metavar="P", help="Split schedule and connections over P processes, where there are cores.")  # fmt: skip  # noqa: E501
-@click.option("--spin/--no-spin", default=None, help="Open loop: never sleep, or sleep until the next request is due.  [default: spin, if there are two cores]")  # fmt: skip  # noqa: E501
+@click.option("--spin/--no-spin", default=None, help="Open loop: never sleep, or sleep until the next request is due.  [default: spin, if the machine has two cores]")  # fmt: skip  # noqa: E501
 @click.option("--samples", type=click.Path(path_type=Path), metavar="FILE.parquet", help="Keep every request.")  # fmt: skip  # noqa: E501
 @click.option("--hlog", type=click.Path(path_type=Path), metavar="FILE", help="Write an HdrHistogram log of the latencies, a line a second.")  # fmt: skip  # noqa: E501
 @click.option("--fail-if", "conditions", multiple=True, metavar="EXPR", help="Exit status 1 if it holds: 'p99>50ms', 'errors>0.1%'. May be repeated.")  # fmt: skip  # noqa: E501
@@ -74,7 +75,7 @@ def http(
     wrong, timed out, lost with its connection, or never sent.
     """
     from loadgen import samples as keep
-    from loadgen.http_many import run, usable_cores
+    from loadgen.http_many import run
     from loadgen.http_probe import ask, read_url
     from loadgen.http_run import HttpConfig
     from loadgen.judge import parse_condition
@@ -104,7 +105,7 @@ def http(
         chosen = single(url.path) if mix is None else load_mix(mix, fetch)
         config = HttpConfig(
             target=url.target, host=url.host, mix=chosen,
-            spin=spin if spin is not None else usable_cores() > 1 or events, **settings,
+            spin=spin if spin is not None else (os.cpu_count() or 1) > 1, **settings,
         )  # fmt: skip
         ask(url, chosen.templates[0], max(PROBE_S, config.timeout_s))
         result = run(config, processes, print_event if events else None)

@@ -18,7 +18,7 @@ The plan:
   is a method of `Connections` (`http_connections.py`), called once it happens.
 - Every request has a place in the same arrays from the start, with the outcome
   `never_sent` until another is known: nothing can be lost from the account.
-- `_tick`, every 10 ms, sees to time-outs, connections to be opened again, and
+- `_tick`, every 1 to 10 ms, sees to time-outs, connections to be opened again, and
   the ends of the window.  What is counted in the window is decided afterwards,
   from the times in the arrays.
 
@@ -40,7 +40,7 @@ import numpy as np
 
 from loadgen.arrivals import schedule
 from loadgen.collector import no_garbage_collection
-from loadgen.http_connections import BUSY, IDLE, Connections
+from loadgen.http_connections import BUSY, IDLE, Connection, Connections
 from loadgen.http_reply import END
 from loadgen.http_run import NEVER_SENT, HttpConfig, Raw, Records
 from loadgen.target import LoadError
@@ -57,7 +57,8 @@ BATCH = 32
 SENDS_A_TURN = 16
 """Requests sent before the replies are looked at again, when many are due."""
 
-TICK_NS = 10_000_000
+TICK_NS, SHORT_TICK_NS = 10_000_000, 1_000_000
+"""The short one while connections are to be opened again."""
 
 START_IN_NS = 20_000_000
 """From the last preparation to time 0 of the schedule."""
@@ -164,6 +165,7 @@ class _Load:
         spin, wait = self.config.spin, self._wait
         count = len(scheduled)
         i, due_ns, next_tick_ns, idle = 0, scheduled[0], 0, 0
+        c: Connection | None
         while True:
             now = clock()
             if due_ns <= now and free:
@@ -204,7 +206,9 @@ class _Load:
                 idle += 1
                 continue
             for fd, event in events:
-                c = by_fd[fd]
+                c = by_fd.get(fd)
+                if c is None:  # it was closed on account of an earlier event of this batch
+                    continue
                 known = c.known
                 if known is None:
                     connections.event(c, event)
@@ -215,7 +219,7 @@ class _Load:
                     connections.broke(c, error)
                     continue
                 end = data.find(END)
-                found = known.get(data[:end])
+                found = known.get(data[: end + 4])
                 if found is not None and found[0] == len(data) - end and not limited:
                     r = c.request
                     done[r] = c.since_ns = clock()
@@ -239,6 +243,7 @@ class _Load:
             sent.append, done.append, by.append, outcome.append,
         )  # fmt: skip
         connections.due = sent
+        start_ns = self.start_ns
         next_tick_ns = 0
         while True:
             now = clock()
@@ -246,10 +251,12 @@ class _Load:
                 next_tick_ns = self._tick(now, all_sent=self.stopping)
                 if not next_tick_ns:
                     return
-            while free and not self.stopping:
+            while free and now >= start_ns and not self.stopping:
                 connections.send_next(free.popleft(), sent, by, choice)
             for fd, event in poll(0.005, BATCH):
-                c = by_fd[fd]
+                c = by_fd.get(fd)
+                if c is None:  # it was closed on account of an earlier event of this batch
+                    continue
                 known = c.known
                 if known is None:
                     connections.event(c, event)
@@ -260,7 +267,7 @@ class _Load:
                     connections.broke(c, error)
                     continue
                 end = data.find(END)
-                found = known.get(data[:end])
+                found = known.get(data[: end + 4])
                 if found is None or found[0] != len(data) - end or limited or self.stopping:
                     connections.piece(c, data)
                     continue
@@ -313,7 +320,8 @@ class _Load:
                 self.connections.give_up()
                 return 0
         ends = (self.begin_ns, self.end_ns, FOREVER_NS)
-        return max(now + 1, min(now + TICK_NS, ends[self.ends_seen]))
+        soon = SHORT_TICK_NS if self.connections.retries else TICK_NS
+        return max(now + 1, min(now + soon, ends[self.ends_seen]))
 
     def raw(self) -> Raw:
         config, connections = self.config, self.connections

@@ -3,7 +3,8 @@
 A connection is opening, idle, busy with one request, or ending.  One that
 breaks costs the request that was on it, is counted by kind, and is opened
 anew: the demand of an open loop does not go away with a connection.  One that
-cannot be opened is tried again after `RETRY_NS`.
+cannot be opened is tried again after `RETRY_NS`, and not many are opened at a
+time: the requests that are due must not wait for that.
 
 The hot loops in `http.py` call in here when something is not as usual: they
 hold the arrays, this file writes into them what became of a request.
@@ -30,6 +31,9 @@ IDLE, BUSY, OPENING, ENDING = range(4)
 
 RETRY_NS = 50_000_000
 """After a connection could not be opened."""
+
+OPENED_AT_ONCE = 16
+"""Each costs 30 us, so half a millisecond in which nothing else is sent; 16,000 a second."""
 
 LARGE_BYTES = 256 * 1024
 """Of a look at the rest of a reply whose length is known."""
@@ -95,6 +99,7 @@ class Connections:
         self._scratch = bytearray(LARGE_BYTES)
         self._timeout_ns = round(config.timeout_s * 1e9)
         self._next_scan_ns = 0
+        self._closing: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         return self
@@ -106,8 +111,8 @@ class Connections:
         trace: TracebackType | None,
     ) -> None:
         self.epoll.close()
-        for connection in self.by_fd.values():
-            connection.sock.close()
+        for sock in (*(connection.sock for connection in self.by_fd.values()), *self._closing):
+            sock.close()
 
     def open_all(self) -> None:
         """Open as many as were asked for.  Raises LoadError if none comes up."""
@@ -178,6 +183,15 @@ class Connections:
         else:
             self.broke(connection, error)
 
+    def _send_on(self, connection: Connection) -> None:
+        try:
+            connection.unsent = connection.unsent[connection.send(connection.unsent) :]
+        except OSError as error:
+            self.broke(connection, error)
+            return
+        if not connection.unsent:
+            self.epoll.modify(connection.fd, select.EPOLLIN)
+
     # Events out of the ordinary
 
     def event(self, connection: Connection, events: int) -> None:
@@ -185,13 +199,10 @@ class Connections:
         if connection.state == OPENING:
             self._opened(connection)
             return
+        if events == select.EPOLLOUT:  # alone: what there is to read comes before an end
+            self._send_on(connection)
+            return
         try:
-            if connection.unsent and events & select.EPOLLOUT:
-                connection.unsent = connection.unsent[connection.send(connection.unsent) :]
-                if not connection.unsent:
-                    self.epoll.modify(connection.fd, select.EPOLLIN)
-                if not events & ~select.EPOLLOUT:
-                    return
             if connection.missing:
                 taken = connection.sock.recv_into(self._scratch)
                 if taken:
@@ -242,7 +253,7 @@ class Connections:
         """The head is known, and the body not here yet, or the connection's last."""
         assert connection.known is not None
         end = data.find(END)
-        found = connection.known.get(data[:end])
+        found = connection.known.get(data[: end + len(END)])
         if found is None or found[0] < len(data) - end:
             return False
         connection.known = None
@@ -305,13 +316,14 @@ class Connections:
         if known is not None and framed and reply.keep_alive and verdict != WRONG:
             if len(known) >= HEADS_KEPT:
                 known.clear()
-            known[bytes(reply.head_bytes[: -len(END)])] = (len(END) + reply.length, verdict)
+            known[bytes(reply.head_bytes)] = (len(END) + reply.length, verdict)
         self._settle(connection, verdict, reply.keep_alive and not reply.spare)
 
     def _settle(self, connection: Connection, outcome: int, keep: bool) -> None:
         now = time.monotonic_ns()
         self._done[connection.request] = now
         self._outcome[connection.request] = outcome
+        keep = keep and not connection.unsent  # else the rest would be read as the next request
         self._forget_request(connection)
         if not keep:
             self._reopen(connection)
@@ -354,11 +366,21 @@ class Connections:
             self.free.remove(connection)
         self._close(connection)
         self.reconnects += 1
-        self._begin(connection)
+        connection.state = OPENING
+        connection.fd = -1
+        self.retries.append((0, connection))
 
     def _close(self, connection: Connection) -> None:
+        """Shut it now; the descriptor is kept until no event of it can be under way.
+
+        Else a new connection might get the same one, and with it, out of the
+        batch that is being worked on, an event of the old.
+        """
         if self.by_fd.pop(connection.fd, None) is not None:
-            connection.sock.close()
+            self.epoll.unregister(connection.fd)
+            shut(connection.sock)
+            self._closing.append(connection.sock)
+        connection.fd = -1  # the next socket of any connection may get the number
 
     def _begin(self, connection: Connection) -> None:
         now = time.monotonic_ns()
@@ -391,16 +413,29 @@ class Connections:
 
     def look_after(self, now: int) -> None:
         """Called every few milliseconds: time-outs, and connections to be tried again."""
-        while self.retries and self.retries[0][0] <= now:
-            self._begin(self.retries.popleft()[1])
+        for sock in self._closing:
+            sock.close()
+        self._closing.clear()
+        for _ in range(min(len(self.retries), OPENED_AT_ONCE)):
+            due_ns, connection = self.retries.popleft()
+            if due_ns <= now:
+                self._begin(connection)
+            else:
+                self.retries.append((due_ns, connection))
         if now < self._next_scan_ns:
             return
-        # At most a twentieth late, and 10,000 connections are looked at in a millisecond.
-        self._next_scan_ns = now + max(10_000_000, min(self._timeout_ns // 20, 250_000_000))
+        # Often, so that few time out at once: each costs 20 us, and what is due meanwhile is
+        # late.  1,000 connections are looked at in 0.1 ms.
+        self._next_scan_ns = now + max(10_000_000, 1000 * len(self.all))
+        late = 0
         for connection in self.all:
             if connection.state == BUSY:
                 if now - self.due[connection.request] > self._timeout_ns:
                     self._fail(connection, TIMEOUT, "timeout")
+                    late += 1
+                    if late == OPENED_AT_ONCE:  # the others in a moment
+                        self._next_scan_ns = now
+                        return
             elif connection.state == OPENING:
                 if connection.fd in self.by_fd and now - connection.since_ns > self._timeout_ns:
                     self._close(connection)
@@ -416,4 +451,13 @@ class Connections:
         for connection in self.all:
             if connection.state == BUSY:
                 self.kinds["timeout"] += 1
+                self._done[connection.request] = time.monotonic_ns()
                 self._outcome[connection.request] = TIMEOUT
+
+
+def shut(sock: socket.socket) -> None:
+    """Tell the peer; it does not matter if it knows."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass

@@ -23,10 +23,6 @@ PREPARE_NS = 2_000_000_000
 """From the start of the processes to time 0: the interpreter, numpy, and the schedule."""
 
 
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def run(config: HttpConfig, processes: int = 1, on_event: OnEvent | None = None) -> HttpResult:
     """Drive the load with so many processes; `LoadError` if it makes no sense to."""
     if processes == 1:
