@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
+from sedabench.cli_calibrate import calibrate
 from sedabench.cli_compare import compare
 from sedabench.cli_run import run
 from sedabench.errors import StoppedBySignal, UserError, one_line
@@ -79,6 +80,7 @@ def cli(ctx: click.Context) -> None:
 
 cli.add_command(run)
 cli.add_command(compare)
+cli.add_command(calibrate)
 cli.add_command(
     _Load("load", short_help="Send load to a server: sedabench load burst --target HOST:PORT.")
 )
@@ -204,16 +206,16 @@ def plot(folder: Path) -> None:
     Example:
       sedabench plot results/figure1/2026-01-31T12-00-00Z
     """
-    from sedabench import summary
     from sedabench.experiments import find
     from sedabench.progress import standard_output
     from sedabench.results import load_run
 
     loaded = load_run(folder)
     try:
-        drawn = find(loaded.manifest["experiment"]).draw(loaded)
+        experiment = find(loaded.manifest["experiment"])
+        drawn = experiment.draw(loaded)
         if drawn:
-            summary.show(loaded, standard_output())
+            experiment.show(loaded, standard_output())
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         # A manifest that lacks what a figure says, or says it in another type.
         raise UserError(
