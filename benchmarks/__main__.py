@@ -10,7 +10,7 @@ import click
 
 from sedabench.machine import cpu_model
 
-BENCHMARKS = ("bandwidth", "connections", "web", "queue_cost", "controllers")
+BENCHMARKS = ("bandwidth", "connections", "web", "load_http", "queue_cost", "controllers")
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def calibrate(effort: Effort, progress: Progress) -> Facts:
         "cores": {"server": list(cores.server), "client": list(cores.client)},
         "warnings": [cores.warning] if cores.warning else [],
     }
-    bench = _Bench(effort, cores, progress)
+    bench = Bench(effort, cores, progress)
     try:
         found["clock"] = clock = bench.clock()
         if clock["hiccup_share"] > BUSY_SHARE:
@@ -127,7 +127,7 @@ def calibrate(effort: Effort, progress: Progress) -> Facts:
     return found
 
 
-class _Bench:
+class Bench:
     """The measurements, each a method that returns plain numbers."""
 
     def __init__(self, effort: Effort, cores: machine.Cores, progress: Progress) -> None:
