@@ -167,8 +167,8 @@ def _closed(found: Found) -> Table:
 def _open(found: Found) -> Table:
     table = Table(title=f"open loop, {CONNECTIONS} connections, median (range)")
     for name in (
-        "arrivals", "rate", "sent", "answered", "send lag p50, us", "send lag p99, us", "latency p50, us",
-        "wrk2 p50, us", "ours / wrk2", "busy",
+        "arrivals", "rate", "sent", "answered", "send lag p50, us", "send lag p99, us",
+        "latency p50, us", "wrk2 p50, us", "ours / wrk2", "busy",
     ):  # fmt: skip
         table.add_column(name, justify="right")
     for kind in ("constant", "poisson"):
