@@ -1,0 +1,157 @@
+"""One HTML page a run, or several runs on one page: everything a folder says, to be read closely.
+
+The page is one file that asks the network for nothing, and says so in its
+content security policy: styles and scripts are inside it, and a script whose
+digest the policy does not name does not run, whatever text a folder holds.
+Tables and sentences are in the HTML, so they are there without JavaScript;
+figures are drawn from JSON by `chart.js`, tables sorted by `table.js`.
+
+    __init__.py            runs in, a file out: what is refused, how the page is put together
+    content.py             what a run says in words and tables
+    trials.py              the table of trials; invalid ones and warnings, counted
+    charts.py              what a figure is, and the figures of most experiments
+    charts_overload.py     those that `overload` alone has: tail, spike, inside
+    page.html, page.css    template (Jinja2, autoescaped) and style
+    axes.js, chart.js      how a figure is drawn and read
+    table.js               how a table is sorted and filtered
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sedabench.errors import UserError, one_line
+from sedabench.raw_trials import damage_is_named
+from sedabench.report.content import Section, section, visible
+from sedabench.results import Run, load_run, write_atomically
+
+DEFAULT_NAME = "report.html"
+GENERATOR = "sedabench report"
+_HEAD_BYTES = 1024
+"""Within so many bytes of its begin a page says that we made it."""
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""Nothing is loaded; the empty `data:` icon keeps a browser from asking for one."""
+
+_HERE = Path(__file__).parent
+SCRIPTS = ("axes.js", "chart.js", "table.js")
+
+
+def write(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Report on the runs in `folders`; return the file that was written.
+
+    Without `out`: `report.html` in the run's folder, or for several runs in the
+    current folder.  A report that is there already is replaced, anything else not.
+
+    Raises:
+        UserError: a run has no valid trial, or `out` is not ours to write.
+        DamagedRunError: a folder cannot be understood.
+    """
+    if not folders:
+        raise UserError("no run to report on; name a run folder")
+    once = {folder.resolve(): folder for folder in folders}
+    if out is None:
+        out = (folders[0] if len(once) == 1 else Path()) / DEFAULT_NAME
+    runs = [load_run(folder) for folder in once.values()]
+    for run in runs:
+        check_reportable(run)
+    check_out(out)
+    data = page(runs).encode("utf-8", "replace")
+    try:
+        write_atomically(out, data)
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written ({error.strerror}); name another file with --out"
+        ) from None
+    return out
+
+
+def check_reportable(run: Run) -> None:
+    """Find out whether there is something to say of a run.
+
+    Raises:
+        UserError: it has no valid trial.
+    """
+    if not len(run.trials):
+        raise UserError(
+            f"{run.path} has no finished trial to report on; finish it with --resume {run.path}"
+        )
+    if not run.trials["valid"].any():
+        why = ""
+        if "invalid_reason" in run.trials:
+            reason, count = next(iter(run.trials["invalid_reason"].value_counts().items()))
+            why = f" (most often, {count} of {len(run.trials)}: {visible(one_line(str(reason)))})"
+        raise UserError(
+            f"{run.path} has no valid trial to report on{why}; its {len(run.trials)} trials "
+            f"are kept in {run.path / 'trials.csv'}"
+        )
+
+
+def check_out(out: Path) -> None:
+    """Find out whether a report may be written to `out`: it is free, or an older report.
+
+    Raises:
+        UserError: it is something else, or its folder does not exist.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; name a file with --out, {out / DEFAULT_NAME} perhaps")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} is not a folder; make it, or name another file with --out")
+    if not out.exists() and not out.is_symlink():
+        return
+    try:
+        with out.open("rb") as file:
+            ours = f'content="{GENERATOR}'.encode() in file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise UserError(f"{out} cannot be read ({error.strerror}); name another file") from None
+    if not ours:
+        raise UserError(f"{out} exists and is no report of ours; name another file with --out")
+
+
+def page(runs: Sequence[Run]) -> str:
+    """The whole page.
+
+    Raises:
+        DamagedRunError: what a folder holds cannot be understood.
+    """
+    sections = []
+    for number, run in enumerate(runs, start=1):
+        with damage_is_named(run, "its report cannot be made"):
+            sections.append(section(run, number))
+    return render(sections)
+
+
+def render(sections: Sequence[Section]) -> str:
+    """The template, filled."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from sedabench.machine import versions
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    scripts = [(_HERE / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in scripts]
+    allowed = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
+    return environment.get_template("page.html").render(
+        sections=sections,
+        generator=f"{GENERATOR} {versions().get('sedabench', '')}".strip(),
+        policy=f"{POLICY}; script-src {allowed}",
+        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        scripts=[Markup(text) for text in scripts],
+    )
+
+
+def _finalize(value: Any) -> Any:
+    """Text of a folder as a reader can see it; what is HTML already stays."""
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
