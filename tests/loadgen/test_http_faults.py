@@ -1,0 +1,277 @@
+"""Whatever was scheduled is accounted for, whatever the server does."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loadgen.arrivals import schedule
+from loadgen.http import run
+from loadgen.http_result import HttpResult, summarise
+from loadgen.http_run import NEVER_SENT, OUTCOMES, HttpConfig, Raw
+from loadgen.mix import Mix, Template
+
+from .fault_server import BODY, CHUNKS, GARBAGE, LONG_BYTES, PIECE, FaultServer, fault_server
+from .scripted import DEADLINE_S
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    with fault_server() as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault, and what must become of every request that meets it."""
+
+    fault: str
+    outcome: str
+    kind: str = ""
+    """Counted under `error_kinds`, if it is an error."""
+    method: str = "GET"
+    status: int = 200
+    reply_bytes: int | None = len(BODY)
+    body: bytes = b""
+
+    def template(self, token: str) -> Template:
+        return Template(
+            self.fault, self.method, f"/{token}/{self.fault}", 1.0, body=self.body,
+            status=self.status, reply_bytes=self.reply_bytes,
+        )  # fmt: skip
+
+    @property
+    def patience_s(self) -> float:
+        return 0.1 if self.outcome == "timeout" else DEADLINE_S
+
+
+CASES = [
+    Case("ok", "answered"),
+    Case("delay/1", "answered"),
+    Case("long", "answered", reply_bytes=LONG_BYTES),
+    Case("trickle", "answered"),
+    Case("status/204", "answered", status=204, reply_bytes=0),
+    Case("bare/304", "answered", status=304, reply_bytes=0),
+    Case("status/404", "answered", status=404),
+    Case("length/0", "answered", reply_bytes=0),
+    Case("head/30", "answered", method="HEAD", reply_bytes=0),
+    Case("continues", "answered"),
+    Case("until_close/20", "answered"),
+    Case("until_close/36", "answered"),
+    Case("old", "answered"),
+    Case("leave/1", "answered"),
+    Case("leave/3", "answered"),
+    Case("split/17", "answered"),
+    Case(f"chunks/{len(CHUNKS) - 1}", "answered"),
+    Case("ok", "answered", method="POST", body=bytes(4 << 20)),
+    Case("status/503", "rejected"),
+    Case("shed", "rejected"),
+    Case("status/404", "wrong", "status_404"),
+    Case("status/500", "wrong", "status_500"),
+    Case("length/9", "wrong", "wrong_length"),
+    Case("length/0", "wrong", "wrong_length"),
+    Case("beyond", "wrong", "wrong_length"),
+    *(Case(f"garbage/{number}", "wrong", "bad_reply") for number in range(GARBAGE)),
+    Case("early", "wrong", "status_413", method="POST", body=b"?"),
+    Case("hasty", "answered", method="POST", body=bytes(8 << 20)),
+    Case("close_at/0", "connection", "closed"),
+    Case("close_at/1", "connection", "closed_early"),
+    Case("close_at/60", "connection", "closed_early"),
+    Case(f"close_at/{len(PIECE) - 1}", "connection", "closed_early"),
+    Case(f"close_chunks_at/{len(CHUNKS) - 2}", "connection", "closed_early"),
+    Case("reset_at/0", "connection", "reset"),
+    Case("reset_at/30", "connection", ""),  # before or after what was sent
+    Case("silent", "timeout", "timeout"),
+    Case("half/20", "timeout", "timeout"),
+    Case("half/60", "timeout", "timeout"),
+    Case("deaf", "timeout", "timeout", method="POST", body=bytes(8 << 20)),
+]
+
+
+def config(server: FaultServer, *templates: Template, **settings: Any) -> HttpConfig:
+    small = {"connections": 4, "duration_s": 0.1, "warmup_s": 0.0, "timeout_s": 5.0, "spin": False}
+    return HttpConfig(
+        target=server.target, host="test", mix=Mix("faults", templates), **(small | settings)
+    )  # fmt: skip
+
+
+def drive(config: HttpConfig) -> tuple[Raw, HttpResult]:
+    raw = run(config)
+    result = summarise(config, [raw])
+    assert_accounted_for(config, raw, result)
+    return raw, result
+
+
+def assert_accounted_for(config: HttpConfig, raw: Raw, result: HttpResult) -> None:
+    summary, records = result.summary, raw.records
+    accounts = summary["answered"], summary["rejected"], *summary["errors"].values()
+    assert sum(accounts) == summary["scheduled"]
+    assert sum(c["scheduled"] for c in summary["by_class"].values()) == summary["scheduled"]
+    if config.open_loop:
+        assert config.rate is not None
+        due_ns = schedule(config.arrivals, config.rate, config.length_s, config.seed)
+        assert np.array_equal(records.scheduled_ns - raw.start_ns, due_ns)
+    timeline = summary["timeline"]
+    assert sum(timeline["offered"]) == len(records)
+    ended = (sum(timeline[what]) for what in ("answered", "rejected", "errors"))
+    never = records.outcome == NEVER_SENT
+    assert sum(ended) == len(records) - never.sum()
+    assert np.array_equal(records.sent_ns == 0, never)
+    assert np.array_equal(records.done_ns == 0, never)
+    assert np.array_equal(records.connection < 0, never)
+    assert (records.scheduled_ns <= records.sent_ns)[~never].all()
+    assert (records.sent_ns <= records.done_ns)[~never].all()
+    assert records.connection.max(initial=-1) < config.connections
+
+
+def outcomes(raw: Raw, template: int | None = None) -> Counter[str]:
+    which = raw.records.outcome
+    if template is not None:
+        which = which[raw.records.template == template]
+    return Counter(OUTCOMES[outcome] for outcome in which.tolist())
+
+
+def name(case: Case) -> str:
+    return f"{case.fault.replace('/', '-')}-{case.outcome}"
+
+
+@pytest.mark.parametrize("rate", [None, 300.0], ids=["closed", "open"])
+@pytest.mark.parametrize("case", CASES, ids=name)
+def test_every_request_has_the_outcome_of_its_fault(
+    server: FaultServer, case: Case, rate: float | None
+) -> None:
+    token = server.token()
+    raw, _ = drive(config(server, case.template(token), rate=rate, timeout_s=case.patience_s))
+    found = outcomes(raw)
+    assert found.pop(case.outcome) > 0
+    if case.outcome == "timeout":  # while all connections wait, others become too late
+        found.pop("never_sent", None)
+    assert not found, raw.first_wrong
+    if case.kind:
+        assert set(raw.error_kinds) == {case.kind}
+    received = len(server.log(token).requests)
+    sent = int((raw.records.sent_ns > 0).sum())
+    # One that has timed out may never have reached the server's interpreter.
+    assert received == sent or (case.outcome == "timeout" and received < sent)
+
+
+def test_faults_of_one_request_do_not_touch_the_others(server: FaultServer) -> None:
+    token = server.token()
+    cases = [case for case in CASES if case.outcome != "timeout" and len(case.body) < 2]
+    # Two templates cannot be told apart by the server, but by their number here.
+    templates = [case.template(token) for case in cases]
+    raw, result = drive(config(server, *templates, rate=2000.0, duration_s=0.3, connections=16))
+    for number, case in enumerate(cases):
+        assert set(outcomes(raw, number)) <= {case.outcome}, case
+    assert len(server.log(token).requests) == len(raw.records)
+    assert result.summary["errors"]["timeout"] == 0
+
+
+@pytest.mark.parametrize("fault", ["split", "split_long", "chunks"])
+@pytest.mark.parametrize("rate", [None, 1000.0], ids=["closed", "open"])
+def test_a_reply_may_be_split_anywhere(server: FaultServer, fault: str, rate: float | None) -> None:
+    token = server.token()
+    reply_bytes, most = (192, 60) if fault == "split_long" else (48, len(CHUNKS))
+    splits = [
+        Case(f"{fault}/{at}", "answered", reply_bytes=reply_bytes).template(token)
+        for at in range(1, most)
+    ]
+    raw, _ = drive(config(server, *splits, rate=rate, duration_s=0.4, connections=8))
+    assert set(outcomes(raw)) == {"answered"}, (raw.first_wrong, raw.error_kinds)
+
+
+@pytest.mark.parametrize("rate", [None, 300.0], ids=["closed", "open"])
+def test_bytes_that_come_after_a_reply_are_an_error_of_that_or_the_next(
+    server: FaultServer, rate: float | None
+) -> None:
+    token = server.token()
+    raw, _ = drive(config(server, Case("beyond/1", "").template(token), rate=rate))
+    assert set(outcomes(raw)) <= {"answered", "wrong"}
+    assert set(raw.error_kinds) <= {"unexpected_bytes", "bad_reply", "wrong_length"}
+    assert raw.error_kinds
+    assert "spare" in raw.first_wrong or "beyond" in raw.first_wrong
+
+
+@pytest.mark.parametrize("rate", [None, 300.0], ids=["closed", "open"])
+def test_a_server_that_drops_connections_without_a_word_costs_at_most_a_request_each(
+    server: FaultServer, rate: float | None
+) -> None:
+    token = server.token()
+    raw, _ = drive(config(server, Case("drop/3", "").template(token), rate=rate))
+    found = outcomes(raw)
+    assert set(found) <= {"answered", "connection"}
+    assert found["connection"] <= raw.reconnects
+    assert found["answered"] == len(server.log(token).requests)
+
+
+@pytest.mark.parametrize("rate", [None, 300.0], ids=["closed", "open"])
+@pytest.mark.parametrize("fault", ["obey", "ok"])
+def test_a_connection_ends_after_as_many_requests_as_was_asked(
+    server: FaultServer, fault: str, rate: float | None
+) -> None:
+    """`ok` does not close when it is told to: the load generator does."""
+    token = server.token()
+    settings = {"rate": rate, "requests_per_connection": 3, "duration_s": 0.3}
+    raw, _ = drive(config(server, Case(fault, "").template(token), **settings))
+    assert set(outcomes(raw)) == {"answered"}
+    of_each = Counter(port for _, port, _, _ in server.log(token).requests)
+    assert max(of_each.values()) == 3
+    assert sum(count < 3 for count in of_each.values()) <= 4  # those of the end
+
+
+def test_more_than_can_be_sent_is_never_sent_and_accounted_for(server: FaultServer) -> None:
+    token = server.token()
+    slow = Case("delay/4", "").template(token)
+    raw, result = drive(config(server, slow, rate=2000.0, connections=2, timeout_s=0.1))
+    found = outcomes(raw)
+    assert found["never_sent"] > len(raw.records) / 2
+    assert found["answered"] > 0
+    # A request that waits for a connection waits on the clock.
+    waited = result.summary["latency_us"]["max"], result.summary["service_latency_us"]["max"]
+    assert waited[0] > waited[1]
+    assert raw.own_unsent == 0
+    assert result.summary["send_lag_us"]["p50"] is not None
+
+
+@pytest.mark.parametrize("rate", [None, 400.0], ids=["closed", "open"])
+def test_a_server_that_dies_and_comes_back_is_found_again(rate: float | None) -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def on_event(event: str, _: int) -> None:
+        if event == "window_begin":
+            begun.set()
+
+    with fault_server() as first:
+        case = Case("ok", "").template("t")
+        settings = config(first, case, rate=rate, duration_s=1.2, timeout_s=2.0)
+
+        def die_and_come_back() -> None:
+            begun.wait(DEADLINE_S)
+            while len(first.log("t").requests) < 20:
+                pass
+            first.process.kill()
+            first.process.wait()
+            with fault_server(first.port) as second:
+                over.wait(DEADLINE_S)
+                revived.append(len(second.log("t").requests))
+
+        revived: list[int] = []
+        other = threading.Thread(target=die_and_come_back)
+        other.start()
+        raw = run(settings, on_event)
+        over.set()
+        other.join()
+    assert_accounted_for(settings, raw, summarise(settings, [raw]))
+    found = outcomes(raw)
+    assert found["answered"] >= 20
+    assert found["connection"] + found["never_sent"] + found["timeout"] < len(raw.records)
+    assert raw.error_kinds["connect_refused"] > 0
+    assert revived[0] > 0
+    last = raw.records.part(raw.records.sent_ns > 0)
+    assert OUTCOMES[int(last.outcome[np.argmax(last.sent_ns)])] == "answered"
