@@ -1,0 +1,308 @@
+"""`EngineUser`, one a worker: the open-loop engine in a process of its own, seen through Locust.
+
+The worker's side of a swarm.  `Bridge` (one a Locust process) starts the engine
+when the first `EngineUser` does, gives it the share that the master's conductor
+sends, and twice a second
+
+- folds what the engine counted into Locust's statistics, as if Locust had made
+  the requests: its page, CSV and percentiles know no difference;
+- reports the same to the conductor, and that this worker is alive.
+
+A share is a lease: a worker that has heard nothing from its conductor for
+`LEASE_S` sends nothing any more, because the others have been given its part.
+
+A request that failed counts as one and has no response time, so that Locust's
+percentiles are of what was answered, as the engine's own are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections import Counter
+from importlib import metadata
+from typing import Any
+
+import gevent
+import locust
+from locust import User, constant, task
+from locust.env import Environment
+from locust.stats import StatsEntry, StatsError
+
+from loadgen import locust_options
+from loadgen.engine_process import LATENCY
+from loadgen.http_run import OUTCOMES
+from loadgen.locust_histogram import us_of
+from loadgen.target import LoadError
+
+log = logging.getLogger("sedabench")
+
+PROTOCOL = 1
+"""Of the messages between conductor and workers; raised when an old one would misread them."""
+
+REPORT_S = 0.5
+
+LEASE_S = 3.0
+
+REPORT, SHARE = "sedabench_report", "sedabench_share"
+
+STOP_S = 2.0
+"""How long an engine may take to end; what it had to do was done before."""
+
+
+def version() -> str:
+    """What conductor and worker must agree on."""
+    engine = f"sedabench {metadata.version('sedabench')} (protocol {PROTOCOL})"
+    return f"{engine}, locust {'.'.join(locust.__version__.split('.')[:2])}"
+
+
+def machine() -> dict[str, Any]:
+    """Whose figures these are, for the run's manifest."""
+    return {
+        "host": platform.node(),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "cores_usable": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "load_average": list(os.getloadavg()),
+        "version": version(),
+    }
+
+
+class EngineProcess:
+    """A running `loadgen.engine_process`.  Reports are handed to `on_message` as they come."""
+
+    def __init__(self, settings: dict[str, Any], on_message: Any) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "loadgen.engine_process"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        self._order = settings
+        self.tell(settings)
+        self._reader = gevent.spawn(self._read, on_message)
+
+    def tell(self, order: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            pass  # it is gone; its reader has said so
+
+    def _read(self, on_message: Any) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            on_message(json.loads(line))
+        status = self._process.wait()
+        if status not in (0, 2):
+            on_message({"event": "error", "message": f"the engine ended with status {status}"})
+
+    def stop(self) -> None:
+        """Let it report and end; kill it if it does not."""
+        self.tell({"stop": True})
+        try:
+            self._reader.join(timeout=STOP_S)
+        finally:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait()
+
+
+class Bridge:
+    """The engine of this process.  Made once, by the locustfile, before any user is."""
+
+    of: Bridge | None = None
+
+    def __init__(self, environment: Environment, allow_remote: bool) -> None:
+        self.environment = environment
+        self.allow_remote = allow_remote
+        self.engine: EngineProcess | None = None
+        self.ready = False
+        self.error = ""
+        self.refused = ""
+        self._connected = 0
+        self._classes: list[tuple[str, str]] = []
+        self._heard_s = 0.0
+        self._told: tuple[float, int | None] = (0.0, None)
+        self._news: list[dict[str, Any]] = []
+        runner = environment.runner
+        assert runner is not None
+        runner.register_message(SHARE, self._on_share)
+        environment.events.test_stop.add_listener(lambda **_: self.stop())  # type: ignore[no-untyped-call]
+        gevent.spawn(self._keep_reporting)
+
+    def start(self) -> None:
+        """Start the engine, unless it runs: a worker needs one, however many users it has."""
+        if self.engine is not None:
+            return
+        self.ready, self.error, self._told = False, "", (0.0, None)
+        try:
+            self.engine = EngineProcess(self._settings(), self._on_message)
+        except LoadError as error:
+            self._fail(str(error))
+
+    def _settings(self) -> dict[str, Any]:
+        options = self.environment.parsed_options
+        assert options is not None
+        index = getattr(self.environment.runner, "worker_index", 0)
+        return {
+            "target": locust_options.target(options),
+            "mix": options.mix or None,
+            "connections": int(options.connections),
+            "timeout_s": float(options.timeout),
+            "slo_s": float(options.slo) / 1e3,
+            "arrivals": options.arrivals,
+            "seed": int(options.seed) + max(0, index),
+            "spin": bool(options.spin),
+            "allow_remote": self.allow_remote,
+        }
+
+    def stop(self) -> None:
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            engine.stop()
+            self.ready = False
+            self._report()
+
+    def _fail(self, message: str) -> None:
+        self.error = message
+        self.ready = False
+        log.error("error: %s", message)
+
+    # From the conductor
+
+    def _on_share(self, environment: Environment, msg: Any, **_: Any) -> None:
+        if msg.data.get("refused"):
+            self.refused = msg.data["refused"]
+            print(f"error: {self.refused}", file=sys.stderr, flush=True)
+            environment.process_exit_code = 2
+            gevent.spawn(environment.runner.quit)  # type: ignore[union-attr]
+            return
+        self._heard_s = time.monotonic()
+        self._tell(float(msg.data["rate"]), msg.data["trial"])
+
+    def _tell(self, rate: float, trial: int | None) -> None:
+        if self.engine is not None and self.ready and self._told != (rate, trial):
+            self._told = (rate, trial)
+            self.engine.tell({"rate": rate, "trial": trial})
+
+    # From the engine
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        if message["event"] == "ready":
+            self._classes = [(method, name) for method, name in message["classes"]]
+            self._connected = message["connected"]
+            self.ready = True
+        elif message["event"] == "error":
+            self._fail(message["message"])
+            self.engine = None
+        else:
+            fold(self.environment, self._classes, message)
+            self._news.append(message | {"at_s": time.monotonic()})
+
+    def _keep_reporting(self) -> None:
+        while not self.refused:
+            if time.monotonic() - self._heard_s > LEASE_S:
+                self._tell(0.0, None)
+            self._report()
+            gevent.sleep(REPORT_S)
+
+    def _report(self) -> None:
+        news, self._news = self._news, []
+        runner = self.environment.runner
+        assert runner is not None
+        runner.send_message(
+            REPORT,
+            {
+                "id": getattr(runner, "client_id", "local"),
+                "version": version(),
+                "machine": machine(),
+                "now_s": time.monotonic(),
+                "ready": self.ready,
+                "error": self.error,
+                "connected": self._connected,
+                "classes": self._classes,
+                "news": news,
+            },
+        )
+
+
+def fold(environment: Environment, classes: list[tuple[str, str]], report: dict[str, Any]) -> None:
+    """Add an engine's report to Locust's statistics."""
+    stats, now_s = environment.stats, time.time()
+    times: dict[int, Counter[float]] = {}
+    for _, kind, which, bucket, number in report["cells"]:
+        if kind == LATENCY:
+            times.setdefault(which, Counter())[us_of(bucket) / 1e3] += number
+    failures: Counter[str] = Counter()
+    for counts in report["trials"].values():
+        for outcome in OUTCOMES[1:]:
+            failures[outcome] += counts[outcome]
+    for which, response_times in times.items():
+        method, name = classes[which]
+        _extend(stats, method, name, response_times, 0, now_s)
+    failed = sum(failures.values())
+    if failed:
+        method, name = classes[0] if len(classes) == 1 else ("", "failed")
+        _extend(stats, method, name, Counter(), failed, now_s)
+        for outcome, number in failures.items():
+            if number:
+                key = StatsError.create_key(method, name, SAYS[outcome])
+                entry = stats.errors.setdefault(key, StatsError(method, name, SAYS[outcome]))
+                entry.occurred()
+                entry.occurrences += number - 1
+
+
+SAYS = {
+    "rejected": "rejected (503)",
+    "wrong": "wrong reply",
+    "timeout": "timeout",
+    "connection": "connection lost",
+    "never_sent": "never sent: no connection was free in time",
+}
+
+
+def _extend(
+    stats: Any, method: str, name: str, times_ms: Counter[float], failed: int, now_s: float
+) -> None:
+    """As the master adds what its workers report; for one entry and the total."""
+    entry: Any = StatsEntry(stats, name, method)  # whose types say int, and which takes floats
+    answered = sum(times_ms.values())
+    entry.start_time = entry.last_request_timestamp = now_s
+    entry.num_requests = answered + failed
+    entry.num_none_requests = entry.num_failures = failed
+    entry.response_times = dict(times_ms)
+    entry.num_reqs_per_sec = {int(now_s): answered + failed}
+    entry.num_fail_per_sec = {int(now_s): failed} if failed else {}
+    if times_ms:
+        entry.total_response_time = sum(ms * number for ms, number in times_ms.items())
+        entry.min_response_time, entry.max_response_time = min(times_ms), max(times_ms)
+    stats.entries[(name, method)].extend(entry)
+    stats.total.extend(entry)
+
+
+def may_be_remote(environment: Environment) -> bool:
+    """What this process was given; the master's option is not for it to follow."""
+    if Bridge.of is not None:
+        return Bridge.of.allow_remote
+    return bool(getattr(environment.parsed_options, "allow_remote", False))
+
+
+class EngineUser(User):
+    """This worker's engine.  One a worker is enough; more of them change nothing."""
+
+    abstract = True
+    wait_time = constant(1)
+
+    def on_start(self) -> None:
+        if Bridge.of is None:
+            raise LoadError("EngineUser needs this project's locustfile")
+        Bridge.of.start()
+
+    @task
+    def stay(self) -> None:
+        """The engine works by itself."""
