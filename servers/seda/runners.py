@@ -242,6 +242,7 @@ class _Waiter:
         self._end = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._end, select.EPOLLIN)
         self._stages: dict[int, AnyStage] = {}
+        self._tell = [stage.source for stage in stages if hasattr(stage.source, "rested_ns")]
         for stage in stages:
             fileno = getattr(stage.source, "fileno", None)
             if fileno is not None:
@@ -250,7 +251,11 @@ class _Waiter:
 
     def wait(self, timeout_s: float | None) -> list[AnyStage]:
         """The stages that have something."""
+        before_ns = time.monotonic_ns()
         found = self._epoll.poll(timeout_s, POLL_BATCH)
+        rested_ns = time.monotonic_ns() - before_ns
+        for source in self._tell:
+            source.rested_ns += rested_ns
         stages = self._stages
         if len(found) == 1 and found[0][0] in stages:
             return [stages[found[0][0]]]

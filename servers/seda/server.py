@@ -28,8 +28,8 @@ from servers.architecture import Architecture
 from servers.counters import Counters
 from servers.listener import DRAIN_TICK_S, LINGER_S, ServerOptions, look_every_s
 from servers.options import UsageError, option
+from servers.seda.admission import Admission
 from servers.seda.application import CAPACITY, Application, Control, QueueSpec, StageSpec
-from servers.seda.controllers import Admission
 from servers.seda.policies import POLICIES
 from servers.seda.runners import RUNNERS, SCHEDULES
 from servers.seda.sockets import Arrivals, Network, Readiness, StagedConnection
@@ -122,7 +122,7 @@ class Seda(Architecture):
         network.answered = self._answered
         self.admission: Admission | None = None
         if options.admission_controller and self._can_reject:
-            self.admission = Admission("read", options.admission_target_ms / 1e3)
+            self.admission = Admission("read", options.admission_target_ms / 1e3, self._completed)
         policy = options.queue_policy
         if policy == "auto":
             policy = "reject" if self._can_reject else "block"
@@ -172,7 +172,7 @@ class Seda(Architecture):
         # One a batch is timed, and not always the first, which waits the least.
         self._local.turn = turn = getattr(self._local, "turn", 0) + 1
         sample = requests[turn % len(requests)]
-        sample.entered_ns = time.monotonic_ns()
+        sample.entered_ns = self.readiness.oldest_ns  # the wait in the kernel counts
         if self._tracer and self._tracer.wants():
             sample.trail = []
         if self.admission:
@@ -180,6 +180,8 @@ class Seda(Architecture):
             if admitted < len(requests):
                 self._reject(requests[admitted:], dispatch)
                 requests = requests[:admitted]
+                if requests:  # the sample may be among those that were not
+                    requests[turn % admitted].entered_ns = self.readiness.oldest_ns
         self._dispatch(requests, dispatch)
 
     def _run_step(self, name: str, step: Step) -> Callable[[Sequence[Request], Dispatch], None]:
@@ -270,6 +272,11 @@ class Seda(Architecture):
         except AttributeError:
             counters = self._local.counters = self.ledger.lease()
         return counters
+
+    def _completed(self) -> int:
+        """Requests that were answered, and not by turning them away."""
+        total = self.ledger.total()
+        return total.replies - total.rejected
 
     def _accept_failed(self) -> None:
         self._counters().errors["accept"] += 1

@@ -85,6 +85,12 @@ class Readiness:
 
     def __init__(self, readers: int) -> None:
         self.connections: dict[int, StagedConnection] = {}
+        self.oldest_ns = 0
+        """What was taken last became ready after this, at the earliest."""
+        self.rested_ns = 0
+        """Time since the last look in which a runner waited in our place."""
+        self._looked_ns = time.monotonic_ns()
+        self._left_ns = 0
         self._epoll = select.epoll()
         self._once = select.EPOLLONESHOT if readers > 1 else 0
         self.shared = readers > 1
@@ -101,7 +107,10 @@ class Readiness:
         find = self.connections.get
         while True:
             ready: list[Ready] = []
-            for descriptor, events in self._epoll.poll(timeout_s, most):
+            asked_ns = time.monotonic_ns()
+            found = self._epoll.poll(timeout_s, most)
+            self._note(asked_ns, len(found) == most)
+            for descriptor, events in found:
                 connection = find(descriptor)
                 if connection is not None:
                     ready.append((connection, events))
@@ -109,6 +118,19 @@ class Readiness:
                     return None
             if ready or timeout_s is not None:
                 return ready
+
+    def _note(self, asked_ns: int, full: bool) -> None:
+        """How long what was found may have waited: since nobody looked, if it was there at once.
+
+        Twice as long if the last look was at as many as it could take, and left others.
+        """
+        now_ns = time.monotonic_ns()
+        away_ns = max(0, asked_ns - self._looked_ns - self.rested_ns)
+        waited_ns = away_ns + self._left_ns - (now_ns - asked_ns)
+        self.oldest_ns = now_ns - max(0, waited_ns)
+        self._left_ns = away_ns if full else 0
+        self._looked_ns = now_ns
+        self.rested_ns = 0
 
     def add(self, connection: StagedConnection) -> None:
         # The lock: a late event of a closed connection, whose descriptor this one has got,

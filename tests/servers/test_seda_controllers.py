@@ -5,14 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from servers.seda import (
-    Admission,
     Application,
     Batching,
     Controller,
@@ -24,7 +21,6 @@ from servers.seda import (
     StageSpec,
 )
 from servers.seda.application import Control
-from servers.seda.controllers import TokenBucket
 from servers.seda.runners import PoolPerStage, ThreadPool
 
 DEADLINE_S = 30.0
@@ -226,168 +222,6 @@ def test_a_clock_that_stands_still_decides_nothing() -> None:
         pass
     hand.controller.observe(hand.now_ns)
     assert not hand.controller.decisions
-
-
-# Admission
-
-
-class Load:
-    """Requests with response times of one's choice, on a clock of its own."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_ns = SECOND_NS
-        clock = SimpleNamespace(monotonic_ns=lambda: self.now_ns)
-        monkeypatch.setattr("servers.seda.controllers.time", clock)
-        self.controller = Admission("read", target_s=0.1)
-
-    def second(self, response_ms: float, requests: int = 1000) -> None:
-        """Requests spread over one second; then the controller looks."""
-        begin_ns = self.now_ns
-        for number in range(requests):
-            self.now_ns = begin_ns + number * SECOND_NS // requests
-            if self.controller.admit(1):
-                self.controller.responded([int(response_ms * 1e6)])
-        self.now_ns = begin_ns + SECOND_NS
-        self.controller.observe(self.now_ns)
-
-    def overload(self) -> float:
-        """Three bad seconds; the limit that came of them."""
-        for _ in range(3):
-            self.second(response_ms=300)
-        assert self.controller.limit is not None
-        return self.controller.limit
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Load:
-    return Load(monkeypatch)
-
-
-def test_without_overload_everybody_enters(load: Load) -> None:
-    for _ in range(5):
-        load.second(response_ms=99)
-    assert load.controller.limit is None
-    assert load.controller.refused == 0
-    assert load.controller.admitted == 5000
-    assert load.controller.p90_ms == pytest.approx(99)
-    assert not load.controller.decisions
-
-
-def test_over_the_target_the_rate_falls_and_requests_are_refused(load: Load) -> None:
-    load.second(response_ms=300)
-    assert load.controller.limit == pytest.approx(1000 / 1.2, rel=0.01)  # it begins from the load
-    limits = []
-    for _ in range(5):
-        load.second(response_ms=300)
-        limits.append(load.controller.limit)
-    assert limits == sorted(limits, reverse=True)
-    assert limits[-1] < 1000 / 1.2
-    assert load.controller.refused > 0
-    assert load.controller.admitted + load.controller.refused == 6000
-    assert load.controller.admitted < 5000
-    decision = load.controller.decisions[-1]
-    assert (decision.controller, decision.quantity) == ("admission", "requests/s")
-    assert decision.after < decision.before
-    assert "p90 300.0 ms, target 100 ms" in decision.reason
-
-
-def test_the_rate_never_falls_to_nothing(load: Load) -> None:
-    load.overload()
-    for _ in range(100):
-        load.second(response_ms=1000, requests=10)
-    assert load.controller.limit == Admission.LEAST_RATE
-    assert load.controller.admit(1) in (0, 1)
-
-
-def test_far_below_the_target_the_rate_grows(load: Load) -> None:
-    load.overload()
-    limits = []
-    for _ in range(25):
-        load.second(response_ms=10)
-        limits.append(load.controller.limit or 0.0)
-    # First what was slow has to be smoothed away; then it is a little more each time.
-    growing = limits[-12:]
-    assert growing == sorted(set(growing))
-    assert all(after < 1.05 * before for before, after in pairwise(growing))
-    assert load.controller.decisions[-1].after > load.controller.decisions[-1].before
-
-
-def test_in_between_nothing_changes(load: Load) -> None:
-    load.overload()
-    for _ in range(20):
-        load.second(response_ms=80)  # until what was before is smoothed away
-    limit, decisions = load.controller.limit, len(load.controller.decisions)
-    for _ in range(5):
-        load.second(response_ms=80)
-    assert load.controller.limit == limit
-    assert len(load.controller.decisions) == decisions
-
-
-def test_a_load_far_below_the_limit_removes_it(load: Load) -> None:
-    load.overload()
-    for _ in range(60):
-        load.second(response_ms=1, requests=5)
-    assert load.controller.limit is None
-    assert "no limit" in load.controller.decisions[-1].reason
-    assert load.controller.admit(10_000) == 10_000
-
-
-def test_where_nobody_asks_any_more_there_is_no_limit_for_who_comes_next(load: Load) -> None:
-    load.overload()
-    for _ in range(2):
-        load.second(response_ms=0, requests=0)
-    assert load.controller.limit is None
-    assert load.controller.p90_ms is None
-    assert "no limit" in load.controller.decisions[-1].reason
-    load.second(response_ms=10)  # nor is what was then held against him
-    assert load.controller.limit is None
-    assert load.controller.p90_ms == pytest.approx(10)
-
-
-def test_a_few_slow_requests_among_many_are_not_an_overload(load: Load) -> None:
-    for _ in range(5):
-        load.controller.responded([int(900e6)] * 40)
-        load.second(response_ms=10, requests=960)
-    assert load.controller.limit is None
-
-
-def test_it_looks_when_a_hundred_have_been_answered_or_after_a_second() -> None:
-    controller = Admission("read", 0.1)
-    now_ns = time.monotonic_ns()
-    controller.responded([SECOND_NS] * 99)
-    controller.observe(now_ns)
-    assert controller.p90_ms is None
-    controller.responded([SECOND_NS])
-    controller.observe(now_ns)
-    assert controller.p90_ms == pytest.approx(1000)
-    controller.responded([0])
-    controller.observe(now_ns + SECOND_NS // 2)
-    assert controller.p90_ms == pytest.approx(1000)
-    controller.observe(now_ns + SECOND_NS)
-    assert controller.p90_ms == pytest.approx(700)
-
-
-def test_a_token_bucket_lets_through_its_depth_and_then_its_rate() -> None:
-    rate, depth = 2000.0, 20.0
-    begin_ns = time.monotonic_ns()
-    bucket = TokenBucket(rate, depth)
-    assert bucket.take(0) == 0
-    passed = bucket.take(30)
-    assert 20 <= passed <= 30
-    while time.monotonic_ns() - begin_ns < SECOND_NS // 5:
-        passed += bucket.take(3)
-    elapsed_s = (time.monotonic_ns() - begin_ns) / 1e9
-    assert depth <= passed <= depth + rate * elapsed_s + 1
-    assert passed > depth  # the rate let some through as well
-
-
-def test_a_token_bucket_that_rests_gathers_no_more_than_its_depth() -> None:
-    bucket = TokenBucket(rate=1e9, depth=5)
-    for _ in range(3):
-        begin_ns = time.monotonic_ns()
-        while time.monotonic_ns() < begin_ns + 1000:
-            pass
-        assert bucket.take(100) == 5
 
 
 # Together

@@ -1,0 +1,242 @@
+"""Adaptive admission control: how many requests a second may enter.
+
+After Welsh and Culler, "Adaptive Overload Control for Busy Internet Servers"
+(USITS 2003, section 3): a token bucket at the entry, whose rate follows the 90th
+percentile of the response time, estimated and smoothed sample by sample.  The
+paper's rates were some hundreds a second, its samples a second apart, and its
+rate grew by addition and fell by division.  Ours reach tens of thousands, and
+three times the capacity fills any queue in a tenth of a second; so it differs:
+
+- *Pressure* is what is smoothed: the percentile over the target, at most 2.  So
+  a few slow requests decide nothing, many decide within a few looks, and both
+  are forgotten as fast.  Pressure over 1 begins a limit.
+- While requests queue, what the server completes is its *capacity*, and the limit
+  is that and a correction: less while the percentile is over `AIM` of the target,
+  so that what waits too long drains in `DRAIN_S` and the server works on; more
+  while it is under.  So the first look finds the rate, and there is no sawtooth.
+  Nor is anything cut where so few are inside (Little's law) that the time is that
+  of the requests themselves.
+- While none queue and requests are refused, the capacity is higher than we know:
+  the guess grows, in small steps near what was measured, in larger and larger
+  ones beyond it.
+- A limit that has refused nobody for a while is taken away.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from servers.seda.controllers import Controller
+
+
+class TokenBucket:
+    """Lets through `rate` events a second on average, and at most `depth` at once.
+
+    Called by one thread at a time a stage; two threads may let a few too many
+    through, which the controller's next look makes good.
+    """
+
+    def __init__(self, rate: float, depth: float) -> None:
+        self.rate = rate
+        self.depth = depth
+        self._tokens = depth
+        self._last_ns = time.monotonic_ns()
+
+    def take(self, wanted: int) -> int:
+        """How many of `wanted` may pass now."""
+        now_ns = time.monotonic_ns()
+        tokens = min(self.depth, self._tokens + self.rate * (now_ns - self._last_ns) / 1e9)
+        self._last_ns = now_ns
+        granted = min(wanted, int(tokens))
+        self._tokens = tokens - granted
+        return granted
+
+
+class Admission(Controller):
+    """Holds the 90th percentile of the response time under `target_s`; the module says how.
+
+    `completed()` tells how many admitted requests have been answered so far;
+    without it every one of them has to be told to `responded`, which otherwise
+    may get a sample.
+    """
+
+    name = "admission"
+    quantity = "requests/s"
+    period_s = 0.05
+
+    PERCENTILE = 0.9
+    SMOOTHING = 0.3
+    """Weight of the past pressure, beside a full sample."""
+    FULL_SAMPLE = 10
+    """Answers at a look that have their whole weight; fewer have less, unless they relieve."""
+    RELIEF = 0.5
+    """Weight, at least, of a sample that shows less pressure."""
+    MOST_PRESSURE = 2.0
+    AIM = 0.4
+    """Of the target: where a limit holds the percentile; the others take longer."""
+    QUEUED = 0.25
+    """Pressure from which requests are taken to queue; under it the guess grows."""
+    LEAST_INSIDE = 4.0
+    """Requests; with fewer inside at once, fewer still would not be faster."""
+    CORRECTION = 0.3, 1.1
+    """The limit is so many times the capacity, at least and at most."""
+    LEAST_DRAIN_S, DRAIN_TARGETS = 0.4, 4.0
+    """Time in which an excess drains, the longer of the two: seconds, and targets.  It has to
+    be some times as long as a change of the rate takes to show in the percentile."""
+    MEASURED = 0.3
+    """Weight of a new measurement of the capacity."""
+    FADING = 0.98
+    """Of the capacity, at a look that is no measure of it because not all had to wait."""
+    LEAST_STEP, MOST_STEP = 0.01, 0.4
+    """Growth of the guess at a look, as a share."""
+    LEAST_MORE = 2.0
+    """Requests/s, the paper's addition; and so much more at least."""
+    LAG = 0.1
+    """Of the answers at a look: so many more may have entered while the guess grows."""
+    PAST = 1.05
+    """Times what was measured: from here the steps become larger."""
+    DEPTH = 0.2
+    """Of the target: the bucket's depth, in time; but twice `LEAST_INSIDE` may come at once."""
+    PATIENCE_NS = 200_000_000
+    """A look at fewer answers than a full sample waits so long for more."""
+    FREE_NS = 1_000_000_000
+    """Without a refusal: then there is no limit."""
+    FORGET_NS = 1_000_000_000
+    """Without an answer: then nothing is known of the response time."""
+
+    def __init__(
+        self, stage: str, target_s: float, completed: Callable[[], int] | None = None
+    ) -> None:
+        super().__init__(stage)
+        self.target_s = target_s
+        self.bucket = TokenBucket(1e6, depth=1.0)
+        self.admitted = 0
+        self.refused = 0
+        self._completed = completed or self._told
+        self._responses = 0
+        self._response_ns: deque[int] = deque(maxlen=10_000)
+        self._unlimited = True
+        self._pressure = 0.0
+        self._p90_s: float | None = None
+        self._measured = 0.0  # requests/s that were completed while others waited
+        self._capacity = 0.0  # the same, or our guess since; 0: not known
+        self._step = self.LEAST_STEP
+        now_ns = time.monotonic_ns()
+        self._seen = (now_ns, 0, 0, 0)  # at the last look: when; admitted, refused, completed
+        self._refused_ns = self._answered_ns = now_ns
+
+    @property
+    def limit(self) -> float | None:
+        """Requests a second that may enter; None: as many as come."""
+        return None if self._unlimited else self.bucket.rate
+
+    @property
+    def p90_ms(self) -> float | None:
+        """The 90th percentile of the response time at the last look; None if nobody asks."""
+        return None if self._p90_s is None else self._p90_s * 1e3
+
+    def admit(self, wanted: int) -> int:
+        """At the entry: how many of `wanted` requests may enter."""
+        granted = wanted if self._unlimited else self.bucket.take(wanted)
+        self.admitted += granted
+        self.refused += wanted - granted
+        return granted
+
+    def responded(self, times_ns: Sequence[int]) -> None:
+        """At the exit: how long admitted requests have taken."""
+        self._responses += len(times_ns)
+        self._response_ns.extend(times_ns)
+
+    def _told(self) -> int:
+        return self._responses
+
+    def observe(self, now_ns: int) -> None:
+        admitted, refused, completed = self.admitted, self.refused, self._completed()
+        seen_ns, *seen = self._seen
+        entered, turned_away, answered = (
+            now - then for now, then in zip((admitted, refused, completed), seen, strict=True)
+        )
+        if answered < self.FULL_SAMPLE and now_ns - seen_ns < self.PATIENCE_NS:
+            return
+        self._seen = (now_ns, admitted, refused, completed)
+        if turned_away:
+            self._refused_ns = now_ns
+        sample = self._take_sample()
+        if sample:
+            self._answered_ns = now_ns
+            self._weigh(sample, answered)
+        elif now_ns - self._answered_ns > self.FORGET_NS and not (entered or answered):
+            self._p90_s = None
+            self._pressure = 0.0
+        if not self._unlimited and now_ns - self._refused_ns > self.FREE_NS and self._pressure < 1:
+            self._free()
+        elif sample and (not self._unlimited or self._pressure > 1):
+            self._adjust(
+                answered * 1e9 / (now_ns - seen_ns),
+                refuses=turned_away > 0,
+                keeps_up=entered - answered <= max(self.LEAST_INSIDE, self.LAG * answered),
+                all_waited=sample[0] > self.QUEUED * self.target_s * 1e9,
+            )
+
+    def _take_sample(self) -> list[int]:
+        sample = []
+        try:
+            while True:
+                sample.append(self._response_ns.popleft())
+        except IndexError:
+            return sample
+
+    def _weigh(self, sample: list[int], answered: int) -> None:
+        """The sample's percentile becomes part of the pressure; more if it stands for more."""
+        sample.sort()
+        self._p90_s = sample[int(self.PERCENTILE * (len(sample) - 1))] / 1e9
+        pressure = min(self.MOST_PRESSURE, self._p90_s / self.target_s)
+        weight = (1 - self.SMOOTHING) * min(1.0, max(1, answered) / self.FULL_SAMPLE)
+        if pressure < self._pressure:
+            weight = max(weight, self.RELIEF)
+        self._pressure += weight * (pressure - self._pressure)
+
+    def _adjust(self, rate: float, refuses: bool, keeps_up: bool, all_waited: bool) -> None:
+        """`rate` requests a second were answered since the last look."""
+        assert self._p90_s is not None
+        if self._pressure > self.QUEUED:
+            if rate * self._p90_s < self.LEAST_INSIDE:
+                return
+            weight = self.MEASURED if self._capacity else 1.0
+            measured = self._capacity + weight * (rate - self._capacity)
+            if not all_waited:  # perhaps it could do more than it was given
+                measured = max(measured, self.FADING * self._capacity)
+            self._measured = self._capacity = measured
+            self._step = self.LEAST_STEP
+            reason = f"{rate:.0f}/s are completed"
+        elif refuses and keeps_up:
+            self._capacity += max(self.LEAST_MORE, self._step * self._capacity)
+            if self._capacity > self.PAST * self._measured:
+                self._step = min(self.MOST_STEP, 2 * self._step)
+            reason = "nothing waits and requests are refused"
+        else:
+            self._step = self.LEAST_STEP
+            return
+        drain_s = max(self.LEAST_DRAIN_S, self.DRAIN_TARGETS * self.target_s)
+        waits_s = self._p90_s if self._pressure > 1 else self._pressure * self.target_s
+        correction = 1 + (self.AIM * self.target_s - waits_s) / drain_s
+        least, most = self.CORRECTION
+        limit = self._capacity * min(most, max(least, correction))
+        self._set(max(limit, self.LEAST_INSIDE / self._p90_s if self._pressure > 1 else 0), reason)
+
+    def _free(self) -> None:
+        self._unlimited = True
+        self._capacity = self._measured = 0.0
+        self._step = self.LEAST_STEP
+        self.record(self.bucket.rate, self.bucket.rate, "no limit: it has refused nobody of late")
+
+    def _set(self, rate: float, reason: str) -> None:
+        p90 = "unknown" if self._p90_s is None else f"{self._p90_s * 1e3:.1f} ms"
+        self.record(
+            self.bucket.rate, rate, f"p90 {p90}, target {self.target_s * 1e3:g} ms; {reason}"
+        )
+        self.bucket.rate = rate
+        self.bucket.depth = max(2 * self.LEAST_INSIDE, rate * self.DEPTH * self.target_s)
+        self._unlimited = False
