@@ -217,7 +217,8 @@ class Admission(Controller):
                 self._step = min(self.MOST_STEP, 2 * self._step)
             reason = "nothing waits and requests are refused"
         else:
-            self._step = self.LEAST_STEP
+            if not keeps_up:
+                self._step = self.LEAST_STEP
             return
         drain_s = max(self.LEAST_DRAIN_S, self.DRAIN_TARGETS * self.target_s)
         waits_s = self._p90_s if self._pressure > 1 else self._pressure * self.target_s
