@@ -137,7 +137,7 @@ function Plot(holder, panel, figure, id) {
       const i = s.x.indexOf(x);
       if (i < 0 && !s.points.some(p => p.x === x)) continue;
       const row = element(table, "tr", undefined, `s${slots[s.key].slot % 8}`);
-      element(row, "th", s.key);
+      element(row, "th", slots[s.key].marker ? s.key : slots[s.key].title);   // a server's title is long
       element(row, "td", i < 0 ? "–" : number(s.y[i]), "n");
       if (!curves) continue;
       const limits = i < 0 || s.valid[i] < 2 ? "" : `[${number(s.low[i])}, ${number(s.high[i])}]${s.ranged[i] ? "*" : ""}`;
