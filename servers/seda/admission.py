@@ -19,7 +19,7 @@ three times the capacity fills any queue in a tenth of a second; so it differs:
 - While none queue and requests are refused, the capacity is higher than we know:
   the guess grows, in small steps near what was measured, in larger and larger
   ones beyond it.
-- A limit that has refused nobody for a while is taken away.
+- A limit that the load is well below is taken away.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class Admission(Controller):
     PATIENCE_NS = 200_000_000
     """A look at fewer answers than a full sample waits so long for more."""
     FREE_NS = 1_000_000_000
-    """Without a refusal: then there is no limit."""
+    """In which nobody was refused, or the load was `LIGHT` or less of the limit: no limit."""
+    LIGHT = 0.8
     FORGET_NS = 1_000_000_000
     """Without an answer: then nothing is known of the response time."""
 
@@ -125,7 +126,8 @@ class Admission(Controller):
         self._step = self.LEAST_STEP
         now_ns = time.monotonic_ns()
         self._seen = (now_ns, 0, 0, 0)  # at the last look: when; admitted, refused, completed
-        self._refused_ns = self._answered_ns = now_ns
+        self._answered_ns = now_ns
+        self._asked = (now_ns, 0, 0)  # when; how many had asked and been refused by then
 
     @property
     def limit(self) -> float | None:
@@ -161,8 +163,6 @@ class Admission(Controller):
         if answered < self.FULL_SAMPLE and now_ns - seen_ns < self.PATIENCE_NS:
             return
         self._seen = (now_ns, admitted, refused, completed)
-        if turned_away:
-            self._refused_ns = now_ns
         sample = self._take_sample()
         if sample:
             self._answered_ns = now_ns
@@ -170,7 +170,13 @@ class Admission(Controller):
         elif now_ns - self._answered_ns > self.FORGET_NS and not (entered or answered):
             self._p90_s = None
             self._pressure = 0.0
-        if not self._unlimited and now_ns - self._refused_ns > self.FREE_NS and self._pressure < 1:
+        asked_ns, asked, sent_away = self._asked
+        light = False
+        if now_ns - asked_ns >= self.FREE_NS:
+            self._asked = (now_ns, admitted + refused, refused)
+            load = (admitted + refused - asked) * 1e9 / (now_ns - asked_ns)
+            light = refused == sent_away or load < self.LIGHT * self.bucket.rate
+        if light and not self._unlimited and self._pressure < 1:
             self._free()
         elif sample and (not self._unlimited or self._pressure > 1):
             self._adjust(
@@ -231,7 +237,7 @@ class Admission(Controller):
         self._unlimited = True
         self._capacity = self._measured = 0.0
         self._step = self.LEAST_STEP
-        self.record(self.bucket.rate, self.bucket.rate, "no limit: it has refused nobody of late")
+        self.record(self.bucket.rate, self.bucket.rate, "no limit: the load is well below")
 
     def _set(self, rate: float, reason: str) -> None:
         p90 = "unknown" if self._p90_s is None else f"{self._p90_s * 1e3:.1f} ms"
