@@ -118,6 +118,7 @@ def serve(
         if describe:
             print(json.dumps(architecture.stats()))
             return 0
+        architecture.prepare()
         admin = None
         if server.admin_port is not None:
             admin = Admin(server.host, server.admin_port, architecture.stats)

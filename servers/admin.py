@@ -1,84 +1,155 @@
 """What a running server tells about itself: `GET /stats` (JSON), `GET /metrics` (Prometheus).
 
-One thread, one request at a time, on a socket of its own, so that asking
-neither uses nor waits for anything that serves clients, but the interpreter.
+One thread on a socket of its own, so that asking neither uses nor waits for
+anything that serves clients, but the interpreter.  It waits for no single
+client: a small loop reads a request's head, whoever has said all of it is
+answered and closed, and who takes longer than `PATIENCE_S` is closed too.
 """
 
 from __future__ import annotations
 
 import json
+import select
+import socket
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any
 
-from servers.listener import bind
+from servers.listener import accept, bind
 
 Stats = Callable[[], dict[str, Any]]
+
+PATIENCE_S = 5.0
+"""A client has so long to ask and to take its answer."""
+
+MOST_CLIENTS = 16
+"""At once; for one more the oldest has to go.  `listener.RESERVED_DESCRIPTORS` counts on it."""
+
+MOST_HEAD_BYTES = 16_384
+
+TICK_S = 0.5
+"""How often the patience is looked at while there are clients."""
 
 
 class Admin:
     """The admin port.  Raises UsageError if it cannot be had."""
 
     def __init__(self, host: str, port: int, stats: Stats) -> None:
-        listener = bind(host, port, backlog=16)
-        listener.setblocking(True)
-        self.port: int = listener.getsockname()[1]
-        self._server = _Server(("", 0), _handler(stats), bind_and_activate=False)
-        self._server.socket.close()
-        self._server.socket = listener
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, name="admin", daemon=True
-        )
+        self._listener = bind(host, port, backlog=16)
+        self.port: int = self._listener.getsockname()[1]
+        self._stats = stats
+        self._clients: dict[int, _Client] = {}  # the oldest first
+        self._epoll = select.epoll()
+        self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+        self._stopped = False
+        self._thread = threading.Thread(target=self._loop, name="admin", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         """Take no more questions.  The thread, a daemon, ends with the process."""
-        self._server.server_close()
+        self._stopped = True
+        self._listener.close()
+
+    def _loop(self) -> None:
+        while not self._stopped:
+            for descriptor, _ in self._epoll.poll(TICK_S if self._clients else None):
+                client = self._clients.get(descriptor)
+                if client is None:
+                    self._accept()
+                elif not client.proceed(self._stats):
+                    self._end(descriptor)
+                elif client.unsent:
+                    self._epoll.modify(descriptor, select.EPOLLOUT)
+            late_s = time.monotonic() - PATIENCE_S
+            for descriptor in [d for d, c in self._clients.items() if c.since_s < late_s]:
+                self._end(descriptor)
+
+    def _accept(self) -> None:
+        try:
+            sock = accept(self._listener)
+        except OSError:  # closed, or out of descriptors; the others are served on
+            time.sleep(0.01)
+            return
+        if sock is None:
+            return
+        if len(self._clients) >= MOST_CLIENTS:
+            self._end(next(iter(self._clients)))
+        sock.setblocking(False)
+        self._clients[sock.fileno()] = _Client(sock)
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def _end(self, descriptor: int) -> None:
+        self._epoll.unregister(descriptor)
+        self._clients.pop(descriptor).sock.close()
 
 
-class _Server(HTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away while it was answered is no error of ours."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
+class _Client:
+    """One question and its answer."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.since_s = time.monotonic()
+        self.unsent = memoryview(b"")
+        self._head = b""
+
+    def proceed(self, stats: Stats) -> bool:
+        """Read or write what can be; False when it is over."""
+        try:
+            if not self.unsent:
+                more = self.sock.recv(MOST_HEAD_BYTES)
+                self._head += more
+                if b"\r\n\r\n" not in self._head and b"\n\n" not in self._head:
+                    return bool(more) and len(self._head) < MOST_HEAD_BYTES
+                self.unsent = memoryview(answer(self._head, stats))
+            self.unsent = self.unsent[self.sock.send(self.unsent) :]
+            if not self.unsent:
+                self.sock.shutdown(socket.SHUT_WR)
+            return bool(self.unsent)
+        except BlockingIOError:
+            return True
+        except OSError:  # it went away
+            return False
 
 
-def _handler(stats: Stats) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 5  # a client that says nothing holds the port no longer
-
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path == "/stats":
-                self._answer(200, "application/json", json.dumps(stats()) + "\n")
-            elif path == "/metrics":
-                self._answer(200, "text/plain; version=0.0.4", metrics(stats()))
-            else:
-                self._answer(404, "text/plain", "there are /stats and /metrics\n")
-
-        def _answer(self, status: int, kind: str, text: str) -> None:
-            body = text.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            """Nothing: standard error is for errors."""
-
-    return Handler
+def answer(head: bytes, stats: Stats) -> bytes:
+    """The reply to a request; the connection ends with it."""
+    method, target = (*head.split(b"\n", 1)[0].split(), b"", b"")[:2]
+    status, kind, text = HTTPStatus.OK, "text/plain", ""
+    try:
+        match method, target.partition(b"?")[0]:
+            case (b"GET" | b"HEAD", b"/stats"):
+                kind, text = "application/json", json.dumps(stats()) + "\n"
+            case (b"GET" | b"HEAD", b"/metrics"):
+                kind, text = "text/plain; version=0.0.4", metrics(stats())
+            case (b"GET" | b"HEAD", _):
+                status, text = HTTPStatus.NOT_FOUND, "there are /stats and /metrics\n"
+            case _:
+                status, text = HTTPStatus.METHOD_NOT_ALLOWED, "there are GET and HEAD\n"
+    except Exception:  # a fault of ours: told to whoever runs the server, and survived
+        traceback.print_exc(file=sys.stderr)
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+    body = text.encode()
+    lines = [
+        f"HTTP/1.0 {status.value} {status.phrase}", f"Date: {formatdate(usegmt=True)}",
+        f"Content-Type: {kind}", f"Content-Length: {len(body)}",
+        *(["Allow: GET, HEAD"] if status is HTTPStatus.METHOD_NOT_ALLOWED else []), "", "",
+    ]  # fmt: skip
+    return "\r\n".join(lines).encode() + (b"" if method == b"HEAD" else body)
 
 
 _COUNTERS = {
     "bytes_in": "Bytes received.",
     "bytes_out": "Bytes sent.",
     "requests": "Complete requests received.",
-    "replies": "Replies made.",
+    "replies": "Replies handed to the kernel whole.",
+    "abandoned": "Requests whose connection ended before that.",
     "rejected": "Requests shed.",
 }
 _STAGE_COUNTERS = ("batches", "events_in", "events_out", "dropped", "faults")

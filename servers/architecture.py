@@ -51,6 +51,12 @@ class Architecture(ABC):
             "the limit on open files", "raise it (ulimit -n) or ask for fewer",
         )  # fmt: skip
 
+    def prepare(self) -> None:  # noqa: B027  (optional hook)
+        """Called once, before the server is announced; not if it is only described.
+
+        Raises UsageError if something that was asked for cannot be had.
+        """
+
     @abstractmethod
     def run(self) -> None:
         """Serve; after `stop()`, finish what is in flight within the grace time and return."""
@@ -92,6 +98,7 @@ class Architecture(ABC):
             "bytes_out": total.bytes_out,
             "requests": total.requests,
             "replies": total.replies,
+            "abandoned": total.abandoned,
             "rejected": total.rejected,
             "errors": total.errors,
             "threads": _thread_count(),

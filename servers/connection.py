@@ -11,12 +11,19 @@ last reply is made, or the server stops); when that reply is out we `finish`,
 that is, tell the peer that no more comes, and read and drop what it still
 sends until it closes too or `LINGER_S` is over.  Everything else is an abrupt
 end: the socket is closed at once, and why is counted.
+
+A reply counts as one when the kernel has taken the whole of it; a request whose
+connection ends before that is counted as abandoned.
 """
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
+import sys
+import termios
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from servers.counters import Counters
@@ -35,9 +42,9 @@ class Connection:
     """State of one connection: 0.7 KB with its session, and no buffer that waits for input."""
 
     __slots__ = (
-        "active", "closed", "closing", "descriptor", "finished", "half_closed", "held", "hurry",
-        "hurry_ns", "interest", "outbox", "receive", "recv_into", "send", "session", "since_ns",
-        "sock", "unsent",
+        "active", "closed", "closing", "descriptor", "ends", "finished", "gone", "half_closed",
+        "held", "hurry", "hurry_ns", "interest", "outbox", "receive", "recv_into", "send",
+        "session", "since_ns", "sock", "unacknowledged", "unsent",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, session: Session, now_ns: int) -> None:
@@ -52,6 +59,8 @@ class Connection:
         self.interest = READABLE  # what the poller watches
         self.outbox: list[Buffer] = []
         self.unsent = 0  # bytes in the outbox
+        self.gone = 0  # bytes sent since the outbox was last empty
+        self.ends: list[int] = []  # where the waiting replies end, as a value of `gone`
         self.held: Iterator[Request] | None = None  # not begun, because too much is unsent
         self.half_closed = False
         self.closing = False
@@ -59,6 +68,7 @@ class Connection:
         self.closed = False
         self.active = True  # bytes moved since the last sweep
         self.since_ns = now_ns  # when a sweep last saw that they had
+        self.unacknowledged = -1  # bytes that the peer's kernel had not taken then; -1: not asked
         self.hurry = 0  # what the session said at the last sweep, and since when
         self.hurry_ns = now_ns
 
@@ -73,10 +83,21 @@ class Connection:
             if size := len(buffer):
                 self.outbox.append(buffer)
                 self.unsent += size
+        self.ends.append(self.gone + self.unsent)
+
+    def abandon(self) -> int:
+        """The connection ends: how many of its requests will never have been answered whole."""
+        held, self.held = self.held, None
+        abandoned = len(self.ends) + (sum(1 for _ in held) if held is not None else 0)
+        self.ends.clear()
+        return abandoned
 
     def flush(self, counters: Counters) -> None:
         """Send what the socket takes.  Raises OSError when the peer has gone."""
         outbox = self.outbox
+        if not outbox:
+            counters.replies += len(self.ends)  # replies that say nothing
+            self.ends.clear()
         while outbox:
             try:
                 if len(outbox) == 1:
@@ -90,7 +111,14 @@ class Connection:
             counters.bytes_out += sent
             if not self.unsent:
                 outbox.clear()
+                counters.replies += len(self.ends)
+                self.ends.clear()
+                self.gone = 0
                 return
+            self.gone += sent
+            if whole_replies := bisect_right(self.ends, self.gone):
+                counters.replies += whole_replies
+                del self.ends[:whole_replies]
             whole = 0
             while sent >= len(outbox[whole]):
                 sent -= len(outbox[whole])
@@ -130,9 +158,29 @@ class Connection:
         if self.active:
             self.active = False
             self.since_ns = now_ns
+            self.unacknowledged = -1
             return None
         # Held requests wait until the socket takes more, even if it has taken all so far.
-        unread = self.outbox or self.held is not None
-        kind = "unread" if unread else "idle"
-        limit_s = options.send_timeout_s if unread else options.idle_timeout_s
-        return kind if now_ns - self.since_ns > limit_s * 1e9 else None
+        if not self.outbox and self.held is None:
+            return "idle" if now_ns - self.since_ns > options.idle_timeout_s * 1e9 else None
+        if self.unacknowledged < 0:
+            self.unacknowledged = unacknowledged(self.sock)
+            return None
+        if now_ns - self.since_ns <= options.send_timeout_s * 1e9:
+            return None
+        # The poller says that a socket is writable again when a third of its buffer, which
+        # may be megabytes, is free; who reads slowly has not idled if that takes longer.
+        before, self.unacknowledged = self.unacknowledged, unacknowledged(self.sock)
+        if self.unacknowledged >= before:
+            return "unread"
+        self.since_ns = now_ns
+        return None
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes that we have sent and the peer's kernel has not taken yet (tcp(7), SIOCOUTQ)."""
+    try:
+        asked = fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4))
+    except (OSError, ValueError):  # it has been closed meanwhile, by another thread
+        return 0
+    return int.from_bytes(asked, sys.byteorder)

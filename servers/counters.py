@@ -1,5 +1,17 @@
 """What a server counts, without a lock: one writer a block, summed when read.
 
+Of requests, the same in every architecture:
+
+- `requests` were received whole;
+- `replies` were handed to the kernel whole (a reply that says nothing, because
+  the service only closes, counts as well); `rejected` are those of the requests
+  that were shed, whether or not their 503 could be handed over;
+- `abandoned` will never have a reply, or not the whole of one: their connection
+  ended first, by its peer, by a time-out, or with the last reply to a request
+  before them.
+
+`requests - replies - abandoned` are in flight; at rest that is 0.
+
 `x.n += 1` from two threads loses counts.  So every thread that counts leases a
 `Counters` block of its own and is its only writer; a snapshot sums all blocks.
 A block that is given back keeps its counts and goes to the next thread, so
@@ -27,7 +39,7 @@ class Counters:
     """Counts of one thread.  All only ever grow."""
 
     __slots__ = (
-        "accepted", "bytes_in", "bytes_out", "closed", "errors",
+        "abandoned", "accepted", "bytes_in", "bytes_out", "closed", "errors",
         "refused", "rejected", "replies", "requests",
     )  # fmt: skip
 
@@ -39,6 +51,7 @@ class Counters:
         self.bytes_out = 0
         self.requests = 0
         self.replies = 0
+        self.abandoned = 0
         self.rejected = 0
         self.errors = dict.fromkeys(ERROR_KINDS, 0)
 
@@ -66,16 +79,18 @@ class Ledger:
         """The sum of all blocks: no lock, so blocks are read one shortly after the other."""
         total = Counters()
         for block in self._blocks.copy():
-            # closed before accepted: "now" may be a moment old, but never negative
+            # closed before accepted, and what became of requests before the requests: what
+            # is open or in flight may be a moment old, but never negative
             total.closed += block.closed
             for kind in ERROR_KINDS:
                 total.errors[kind] += block.errors[kind]
             total.bytes_in += block.bytes_in
             total.bytes_out += block.bytes_out
             total.replies += block.replies
-            total.requests += block.requests
+            total.abandoned += block.abandoned
             total.rejected += block.rejected
         for block in self._blocks.copy():
+            total.requests += block.requests
             total.accepted += block.accepted
             total.refused += block.refused
         return total

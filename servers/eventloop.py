@@ -123,6 +123,7 @@ class EventLoop(Architecture):
             except Exception:  # a fault in the session costs its connection
                 self._close(connection, "protocol")
                 continue
+            counters.requests += len(requests)
             if len(requests) == 1:
                 self._serve_one(connection, requests[0])
             elif requests:
@@ -142,10 +143,12 @@ class EventLoop(Architecture):
             except BlockingIOError:
                 sent = 0
             except OSError:
+                self.counters.abandoned += 1
                 self._close(connection, "reset")
                 return
             self.counters.bytes_out += sent
             if sent == len(reply[0]):
+                self.counters.replies += 1
                 return  # what is watched is still right
             request.reply = (memoryview(reply[0])[sent:],)
         self._send(connection, request)
@@ -162,15 +165,12 @@ class EventLoop(Architecture):
 
     def _run_steps(self, request: Request) -> None:
         """Here and now, one after another: the whole of this architecture."""
-        counters = self.counters
-        counters.requests += 1
         step = request.step
         try:
             while step is not None:
                 step = step(request)
         except Exception as error:  # costs this request only
-            self.fail(request, error, counters)
-        counters.replies += 1
+            self.fail(request, error, self.counters)
 
     def _serve(self, connection: Connection, requests: Iterator[Request]) -> None:
         """Take each request through its steps, here and now, and send what comes of it."""
@@ -184,6 +184,7 @@ class EventLoop(Architecture):
                 if request.last:
                     connection.closing = True
                     connection.held = None
+                    counters.abandoned += sum(1 for _ in requests)
                     break
                 if connection.unsent > most_unsent:
                     break
@@ -234,7 +235,8 @@ class EventLoop(Architecture):
     def _close(self, connection: Connection, error: str | None = None) -> None:
         if error:
             self.counters.errors[error] += 1
-        self.counters.closed += 1  # both before the peer can know
+        self.counters.abandoned += connection.abandon()
+        self.counters.closed += 1  # all before the peer can know
         connection.closed = True
         del self.connections[connection.descriptor]
         self.poller.unregister(connection.descriptor)
@@ -296,6 +298,7 @@ class EventLoop(Architecture):
         if request is None:
             self._close(connection)
         else:
+            self.counters.requests += 1
             self._serve(connection, iter((request,)))
 
 

@@ -73,7 +73,8 @@ class Request:
         self.connection: Any = None
         self.done = False
         self.entered_ns = 0  # of a sample of requests: when they came in
-        self.trail: list[tuple[str, int, int]] | None = None  # of traced ones: stage, from, to
+        self.trail: list[tuple[str, int, int, int]] | None = None
+        """Of traced ones: stage, from when to when in its handler, events of that batch."""
 
 
 Step: TypeAlias = Callable[[Any], Any]
@@ -176,6 +177,11 @@ class Service(ABC):
     @abstractmethod
     def first(self) -> Step:
         """The step at which an ordinary request enters."""
+
+    @property
+    def entries(self) -> tuple[Step, ...]:
+        """Every step at which a session lets requests enter, for pictures of the graph."""
+        return (self.first,)
 
     @abstractmethod
     def session(self) -> Session:

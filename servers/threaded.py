@@ -73,8 +73,8 @@ class Conversation:
     """One connection and its thread's state."""
 
     __slots__ = (
-        "abandoned", "closing", "dawdling", "error", "hurry", "hurry_ns", "owed", "owed_bytes",
-        "session", "sock", "turn", "writing",
+        "closing", "dawdling", "error", "hurry", "hurry_ns", "left", "owed", "owed_bytes",
+        "received", "replied", "session", "sock", "turn", "writing",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, session: Session) -> None:
@@ -82,6 +82,8 @@ class Conversation:
         self.session = session
         self.closing = False  # its last reply is made
         self.error = ""  # why it ends, when that is no peer's orderly choice
+        self.received = 0  # requests; its reader alone counts them
+        self.replied = 0  # and who writes, these
         self.hurry = 0  # what the session said when last looked at, and since when
         self.hurry_ns = 0
         self.dawdling = False  # the head of its request is late; its reader is to give it up
@@ -90,7 +92,7 @@ class Conversation:
         self.owed: deque[Request] | None = None  # replies handed over and not yet sent
         self.owed_bytes = 0  # handed over since the writers had last caught up
         self.writing = False  # a writer has it, or will
-        self.abandoned = False  # the reader has left; the writer closes
+        self.left = False  # the reader has; the writer closes
 
     @property
     def at_rest(self) -> bool:
@@ -276,15 +278,15 @@ class Threaded(Architecture):
         self, conversation: Conversation, requests: Sequence[Request], counters: Counters
     ) -> bool:
         """Take each request through its steps, on this thread; False after the last reply."""
+        conversation.received += len(requests)
+        counters.requests += len(requests)
         for request in requests:
-            counters.requests += 1
             step = request.step
             try:
                 while step is not None:
                     step = step(request)
             except Exception as error:  # costs this request only
                 self.fail(request, error, counters)
-            counters.replies += 1
             if self.stopping and request is requests[-1]:
                 request.last = True
             if conversation.owed is None:
@@ -315,6 +317,8 @@ class Threaded(Architecture):
             conversation.closing = True
             shut(sock, socket.SHUT_RDWR)  # the reader, if it is another thread, sees the end
             return
+        counters.replies += 1
+        conversation.replied += 1
         if request.last:
             conversation.closing = True
             shut(sock, socket.SHUT_WR)
@@ -357,7 +361,7 @@ class Threaded(Architecture):
                         conversation.writing = False
                         conversation.owed_bytes = 0
                         turn.notify()
-                        if conversation.abandoned:
+                        if conversation.left:
                             self._close(conversation, counters)
                         break
                     request = owed.popleft()
@@ -375,13 +379,14 @@ class Threaded(Architecture):
             self._close(conversation, counters)
             return
         with conversation.turn:
-            conversation.abandoned = True
+            conversation.left = True
             if not conversation.writing:
                 self._close(conversation, counters)
 
     def _close(self, conversation: Conversation, counters: Counters) -> None:
         if conversation.error:
             counters.errors[conversation.error] += 1
+        counters.abandoned += conversation.received - conversation.replied
         self.conversations.discard(conversation)
         counters.closed += 1  # all before the peer can know
         conversation.sock.close()

@@ -34,7 +34,7 @@ from servers.seda.policies import POLICIES
 from servers.seda.runners import RUNNERS, SCHEDULES
 from servers.seda.sockets import Arrivals, Network, Readiness, StagedConnection
 from servers.seda.stage import BATCH, Dispatch
-from servers.seda.trace import Tracer
+from servers.seda.trace import REJECTED, Tracer
 from servers.service import Request, Service, Step
 
 BLOCKING_THREADS = 8
@@ -45,6 +45,9 @@ MOST_BLOCKING_THREADS = 40
 
 MOST_THREADS = 10_000
 """Of one stage; the purpose is that a slip of the finger does not take the machine."""
+
+MOST_SHARED_THREADS = 1000
+"""Fewer: those that have nothing to do look around 20 times a second (`runners.FOLLOW_S`)."""
 
 DECISIONS = 50
 """The last decisions of the controllers that `/stats` tells."""
@@ -58,7 +61,9 @@ class SedaOptions:
         "pools", "who runs the stages: a pool of threads each, a few shared threads, or direct "
         "calls on one thread", choices=RUNNERS,
     )  # fmt: skip
-    shared_threads: int = option(1, "threads that --run shared has for all stages", minimum=1)
+    shared_threads: int = option(
+        1, "threads that --run shared has for all stages", minimum=1, maximum=MOST_SHARED_THREADS
+    )
     schedule: str = option(
         "downstream", "which stage --run shared runs next", choices=tuple(SCHEDULES)
     )
@@ -106,7 +111,7 @@ class Seda(Architecture):
         """Make the application; nothing runs yet."""
         options = self.options
         self._local = threading.local()
-        self._tracer = Tracer(options.trace, options.trace_every) if options.trace else None
+        self._tracer: Tracer | None = None
         self._can_reject = type(self.service).reject is not Service.reject
         steps = self.service.steps()
         self._stage_of = {step: name for name, step in steps.items()}
@@ -158,6 +163,11 @@ class Seda(Architecture):
             controllers=[self.admission] if self.admission else [],
         )
 
+    def prepare(self) -> None:
+        if self.options.trace:
+            self._tracer = Tracer(self.options.trace, self.options.trace_every)
+            self.network.tracer = self._tracer
+
     def run(self) -> None:
         self.application.start()
         self._watch()
@@ -167,14 +177,17 @@ class Seda(Architecture):
 
     # -- the handlers around the steps -----------------------------------------------------
 
-    def _enter(self, requests: Sequence[Request], dispatch: Dispatch) -> None:
-        """New requests: a sample is timed, some are turned away, the others enter."""
+    def _enter(self, requests: Sequence[Request], dispatch: Dispatch, begin_ns: int) -> None:
+        """New requests: a sample is timed, some are turned away, the others enter.
+
+        `begin_ns` is when their batch began to be read, if that is traced.
+        """
         # One a batch is timed, and not always the first, which waits the least.
         self._local.turn = turn = getattr(self._local, "turn", 0) + 1
         sample = requests[turn % len(requests)]
         sample.entered_ns = self.readiness.oldest_ns  # the wait in the kernel counts
         if self._tracer and self._tracer.wants():
-            sample.trail = []
+            sample.trail = [("read", begin_ns, time.monotonic_ns(), len(requests))]
         if self.admission:
             admitted = self.admission.admit(len(requests))
             if admitted < len(requests):
@@ -186,26 +199,26 @@ class Seda(Architecture):
 
     def _run_step(self, name: str, step: Step) -> Callable[[Sequence[Request], Dispatch], None]:
         """The handler of a step's stage."""
-        tracing = self._tracer is not None
 
         def handle(requests: Sequence[Request], dispatch: Dispatch) -> None:
             onward: list[Request] = []
             finished: list[StagedConnection] = []
-            begin_ns = time.monotonic_ns() if tracing else 0
+            tracer = self._tracer
+            begin_ns = time.monotonic_ns() if tracer else 0
             for request in requests:
                 try:
                     following = step(request)
                 except Exception as error:  # costs this request only
                     self.fail(request, error, self._counters())
                     following = None
-                if tracing and request.trail is not None:
-                    request.trail.append((name, begin_ns, time.monotonic_ns()))
                 if following is None:
                     request.done = True
                     finished.append(request.connection)
                 else:
                     request.step = following
                     onward.append(request)
+            if tracer:
+                tracer.passed(requests, name, begin_ns)
             if finished:
                 dispatch("write", finished)
             if onward:
@@ -240,6 +253,8 @@ class Seda(Architecture):
             self.service.reject(request)
             request.entered_ns = 0  # how long a refusal takes is not a response time
             request.done = True
+            if request.trail is not None and self._tracer:
+                self._tracer.finish(request, REJECTED)
         self._counters().rejected += len(requests)
         dispatch("write", [request.connection for request in requests])
 
@@ -258,12 +273,6 @@ class Seda(Architecture):
         now_ns = time.monotonic_ns()
         if self.admission:
             self.admission.responded([now_ns - request.entered_ns for request in sampled])
-        if self._tracer:
-            for request in sampled:
-                if request.trail is not None:
-                    begin_ns = request.trail[-1][2] if request.trail else request.entered_ns
-                    request.trail.append(("write", begin_ns, now_ns))
-                    self._tracer.finish(request)
 
     def _counters(self) -> Counters:
         """The calling thread's own block."""
@@ -346,19 +355,19 @@ class Seda(Architecture):
 def step_edges(service: Service) -> dict[str, tuple[str, ...]]:
     """Which stages each step can send to, and `read`: what a step says, or its code names.
 
-    A step that names no other is where replies are made; a step that no other
-    names is where requests enter.
+    Each can send to `write`: the replies that it makes, those of requests whose
+    step raised, and those that were turned away where the next queue was full.
+    So can `read`: what was turned away at the entry, and connections that take
+    the rest of a reply now.
     """
     names = service.step_names()
     edges: dict[str, tuple[str, ...]] = {}
     for name in names:
         function = getattr(service, name).__func__
         said = function.to or [n for n in names if n in function.__code__.co_names and n != name]
-        edges[name] = tuple(said) or ("write",)
-    named = {target for targets in edges.values() for target in targets}
-    first = getattr(service.first, "__name__", "")
-    entries = tuple(name for name in names if name == first or name not in named)
-    edges["read"] = (*entries, "write")
+        edges[name] = (*said, "write")
+    entries = [getattr(entry, "__name__", "") for entry in service.entries]
+    edges["read"] = (*(name for name in names if name in entries), "write")
     return edges
 
 

@@ -31,6 +31,7 @@ from servers.connection import BROKEN, READABLE, WRITABLE, Connection
 from servers.counters import Counters
 from servers.listener import ACCEPT_PAUSE_S, accept, shut
 from servers.seda.stage import Dispatch
+from servers.seda.trace import ABANDONED, Tracer
 from servers.service import Request, Session
 
 MOST_IN_FLIGHT = 256
@@ -67,6 +68,21 @@ class StagedConnection(Connection):
     def admits(self, most_unsent: int) -> bool:
         """May a further request enter the stages?"""
         return len(self.pending) < MOST_IN_FLIGHT and self.unsent <= most_unsent
+
+    def drop_held(self, counters: Counters) -> None:
+        """No held request is begun any more.  The lock is held.
+
+        A reader may be about to admit some: each is taken either by it or by us.
+        """
+        held, self.held = self.held, None
+        if held is not None:
+            counters.abandoned += sum(1 for _ in held)
+
+    def drop_pending(self, counters: Counters) -> None:
+        """No reply to those inside the stages is sent any more.  The lock is held."""
+        count = len(self.pending)
+        counters.abandoned += count
+        del self.pending[:count]  # not clear(): a reader may put another behind them
 
     def wanted(self, most_unsent: int) -> int:
         events = super().wanted(most_unsent)
@@ -214,7 +230,8 @@ class Network:
     ) -> None:
         self.readiness = readiness
         self.stopping = False
-        self.enter: Callable[[Sequence[Request], Dispatch], None]
+        self.tracer: Tracer | None = None
+        self.enter: Callable[[Sequence[Request], Dispatch, int], None]
         """Sends requests to the stages where they enter; set when those exist."""
         self.answered: Callable[[Sequence[Request]], None] | None = None
         """Told of sampled requests (`entered_ns` is set) when their replies are posted."""
@@ -246,6 +263,7 @@ class Network:
             buffer = bytearray(self._receive_bytes)
             view = memoryview(buffer)
             self._local.buffer = buffer, view
+        begin_ns = time.monotonic_ns() if self.tracer else 0
         shared = self.readiness.shared
         entering: list[Request] = []
         writable: list[StagedConnection] = []
@@ -272,6 +290,7 @@ class Network:
                             self._close(connection, "protocol", counters)
                             continue
                         if requests:
+                            counters.requests += len(requests)
                             self._admit(connection, iter(requests), entering, counters)
                 elif size == 0:
                     with connection.lock:
@@ -285,7 +304,7 @@ class Network:
             if shared and not connection.closed:
                 self._return(connection, counters)
         if entering:
-            self.enter(entering, dispatch)
+            self.enter(entering, dispatch, begin_ns)
         if writable:
             dispatch("write", writable)
 
@@ -306,10 +325,11 @@ class Network:
             request.connection = connection
             connection.pending.append(request)
             entering.append(request)
-            counters.requests += 1
         if held is not None or connection.held is not None:
             with connection.lock:
-                connection.held = held if not connection.closing else None
+                connection.held = held
+                if connection.closing:
+                    connection.drop_held(counters)
                 self._settle(connection)
 
     def _unusual(
@@ -342,6 +362,7 @@ class Network:
                 if request is None:
                     self._close(connection, "", counters)
                     return 0
+                counters.requests += 1
                 self._admit(connection, iter((request,)), entering, counters)
         if events & BROKEN and not connection.interest & READABLE:
             self._close(connection, "reset", counters)
@@ -351,6 +372,7 @@ class Network:
     def write(self, connections: Sequence[StagedConnection], dispatch: Dispatch) -> None:
         """Handler of the write stage: send the replies that are next in order."""
         counters = self._counters()
+        begin_ns = time.monotonic_ns() if self.tracer else 0
         sampled: list[Request] = []
         for connection in connections:
             with connection.lock:
@@ -365,8 +387,12 @@ class Network:
                     self.doom(connection, "reset")
                     continue
                 self._settle(connection)
-        if sampled and self.answered is not None:
-            self.answered(sampled)
+        if sampled:
+            if self.tracer:
+                self.tracer.passed(sampled, "write", begin_ns, len(connections))
+                self.tracer.finish_all(sampled)
+            if self.answered is not None:
+                self.answered(sampled)
 
     def _send_one(
         self, connection: StagedConnection, counters: Counters, sampled: list[Request]
@@ -409,7 +435,7 @@ class Network:
     ) -> None:
         pending = connection.pending
         if connection.closing:  # nothing follows a last reply
-            pending.clear()
+            connection.drop_pending(counters)
             return
         done = 0
         for request in pending:
@@ -421,11 +447,11 @@ class Network:
                 sampled.append(request)
             if request.last:
                 connection.closing = True
-                connection.held = None
-                pending.clear()
                 break
-        counters.replies += done
         del pending[:done]
+        if connection.closing:
+            connection.drop_held(counters)
+            connection.drop_pending(counters)
         if done and self.stopping and not pending and connection.held is None:
             connection.closing = True
 
@@ -488,6 +514,10 @@ class Network:
             connection.closed = True
             if error:
                 counters.errors[error] += 1
+            if self.tracer:
+                self.tracer.finish_all(connection.pending, ABANDONED)
+            connection.drop_pending(counters)
+            counters.abandoned += connection.abandon()
             self.readiness.remove(connection)
             counters.closed += 1  # all before the peer can know
             connection.sock.close()

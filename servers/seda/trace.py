@@ -1,7 +1,13 @@
 """The paths of sampled requests through the stages, as Chrome trace JSON.
 
-One row a request: for every stage a bar "wait" (in its queue) and a bar with
-the stage's name (in its handler).  Perfetto and chrome://tracing open it.
+One row a request, named after how it ended.  For every stage that it passed, a
+bar "wait" (in its queue) and a bar with the stage's name: from when its handler
+began with the batch until it was done with all of it, since a batch leaves a
+stage as a whole; the bar says how many events that were.  `read` has no wait, as
+the kernel does not tell when a socket became ready.  A request that was shed, or
+whose connection ended first, has instead of the rest of its path a bar that says
+so, as long as it had waited.  (The stage `accept` is in no path: it deals with
+connections.)
 
 A traced request carries the list of its stages; the stages' threads append
 to it, each in its turn, and whoever finishes it hands it over.  The file is
@@ -13,8 +19,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections import deque
-from typing import IO
+from collections.abc import Sequence
+from typing import IO, Any, TypeAlias
 
 from servers.options import UsageError
 from servers.service import Request
@@ -22,13 +30,21 @@ from servers.service import Request
 MOST_WAITING = 10_000
 """Paths that may wait to be written; beyond, the oldest are lost."""
 
+Trail: TypeAlias = list[tuple[str, int, int, int]]
+Path: TypeAlias = tuple[Trail, str, int]
+"""A trail, how it ended, and when."""
+
+ANSWERED = "answered"
+REJECTED = "rejected"
+ABANDONED = "abandoned"
+
 
 class Tracer:
     """Writes `path`; every `every`-th sampled request is followed."""
 
     def __init__(self, path: str, every: int) -> None:
         self.every = every
-        self._finished: deque[Request] = deque(maxlen=MOST_WAITING)
+        self._finished: deque[Path] = deque(maxlen=MOST_WAITING)
         self._sampled = 0
         self._rows = 0
         self._path = path
@@ -46,33 +62,66 @@ class Tracer:
         self._sampled += 1
         return self._sampled % self.every == 0
 
-    def finish(self, request: Request) -> None:
-        self._finished.append(request)
+    def passed(
+        self, requests: Sequence[Request], stage: str, begin_ns: int, events: int | None = None
+    ) -> None:
+        """A handler that began at `begin_ns` is done with a batch, of `events` in all."""
+        end_ns = time.monotonic_ns()
+        for request in requests:
+            trail = request.trail  # read once: another thread may finish it
+            if trail is not None:
+                trail.append((stage, begin_ns, end_ns, events or len(requests)))
+
+    def finish(self, request: Request, ending: str = ANSWERED) -> None:
+        """Its path ends here, now; nothing is noted of it any more."""
+        trail, request.trail = request.trail, None
+        if trail:
+            self._finished.append((trail, ending, time.monotonic_ns()))
+
+    def finish_all(self, requests: Sequence[Request], ending: str = ANSWERED) -> None:
+        """Those of `requests` that are traced have come to their end."""
+        for request in requests:
+            if request.trail is not None:
+                self.finish(request, ending)
 
     def write(self) -> None:
         """Write the paths that are complete."""
         if self._failed is None:
             try:
-                self._write()
+                while self._finished:
+                    self._write_row(*self._finished.popleft())
             except OSError as error:  # the disk is full: to serve goes before
                 self._failed = error
 
-    def _write(self) -> None:
-        while self._finished:
-            request = self._finished.popleft()
-            self._rows += 1
-            before_ns = request.entered_ns
-            for stage, begin_ns, end_ns in request.trail or ():
+    def _write_row(self, trail: Trail, ending: str, end_ns: int) -> None:
+        self._rows += 1
+        title = {"name": f"request {self._rows}: {ending}"}
+        self._write_event("M", "thread_name", {"args": title})
+        before_ns = 0
+        for stage, begin_ns, stage_end_ns, events in trail:
+            if before_ns:
                 self._bar(f"wait for {stage}", "queue", before_ns, begin_ns)
-                self._bar(stage, "service", begin_ns, end_ns)
-                before_ns = end_ns
+            self._bar(stage, "service", begin_ns, stage_end_ns, {"events": events})
+            before_ns = stage_end_ns
+        if ending != ANSWERED:
+            self._bar(ending, "ending", before_ns, end_ns)
 
-    def _bar(self, name: str, category: str, begin_ns: int, end_ns: int) -> None:
-        bar = {
-            "ph": "X", "name": name, "cat": category, "pid": os.getpid(), "tid": self._rows,
-            "ts": begin_ns / 1e3, "dur": max(0, end_ns - begin_ns) / 1e3,
-        }  # fmt: skip
-        self._file.write(",\n" + json.dumps(bar))
+    def _bar(
+        self,
+        name: str,
+        category: str,
+        begin_ns: int,
+        end_ns: int,
+        more: dict[str, int] | None = None,
+    ) -> None:
+        self._write_event("X", name, {
+            "cat": category, "ts": begin_ns / 1e3, "dur": max(0, end_ns - begin_ns) / 1e3,
+            "args": more or {},
+        })  # fmt: skip
+
+    def _write_event(self, kind: str, name: str, more: dict[str, Any]) -> None:
+        event = {"ph": kind, "name": name, "pid": os.getpid(), "tid": self._rows, **more}
+        self._file.write(",\n" + json.dumps(event))
 
     def close(self) -> None:
         """Raises UsageError if the file is not whole."""

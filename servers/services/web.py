@@ -143,6 +143,10 @@ class Web(Service):
     def first(self) -> Step:
         return self.parse
 
+    @property
+    def entries(self) -> tuple[Step, ...]:
+        return (self.parse, self.respond)  # errors in the protocol are answered at once
+
     def session(self) -> Session:
         return WebSession(self, self.options)
 

@@ -178,8 +178,10 @@ class Server:
         return stats
 
     def rest(self) -> Stats:
-        """The statistics once no connection is open any more."""
-        return self.wait_for(lambda stats: stats["connections"]["now"] == 0)
+        """The statistics once no connection is open and nothing is in flight any more."""
+        return self.wait_for(
+            lambda stats: stats["connections"]["now"] == 0 and not in_flight(stats)
+        )
 
     def rss_bytes(self) -> int:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
@@ -215,6 +217,12 @@ class Server:
         finally:
             for sock in socks:
                 sock.close()
+
+
+def in_flight(stats: Stats) -> int:
+    """Requests of which it is not known yet what becomes of them; 0 at rest."""
+    number: int = stats["requests"] - stats["replies"] - stats["abandoned"]
+    return number
 
 
 def read_exactly(sock: socket.socket, size: int) -> bytes:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
+from contextlib import ExitStack
 
+from servers.admin import MOST_CLIENTS
 from tests.conformance.conftest import PACKET_BYTES, PACKETS
-from tests.conformance.server import Server, read_exactly, read_to_end, reset
+from tests.conformance.server import (
+    DEADLINE_S,
+    Server,
+    closed_by_peer,
+    read_exactly,
+    read_to_end,
+    reset,
+)
 
 LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"'
 SAMPLE = re.compile(
@@ -54,8 +64,8 @@ def test_stats_tell_everything(server: Server) -> None:
     of_its_own = {"runner", "decisions"} if stats["architecture"] == "seda" else set()
     assert set(stats) == of_its_own | {
         "architecture", "service", "pid", "time_ns", "uptime_s", "connections", "bytes_in",
-        "bytes_out", "requests", "replies", "rejected", "errors", "threads", "service_stats",
-        "stages",
+        "bytes_out", "requests", "replies", "abandoned", "rejected", "errors", "threads",
+        "service_stats", "stages",
     }  # fmt: skip
     assert set(stats["connections"]) == {"now", "accepted", "refused"}
     assert set(stats["errors"]) >= {"reset", "idle", "unread", "handler", "protocol", "accept"}
@@ -78,7 +88,7 @@ def test_metrics_are_well_formed_and_say_what_stats_say(server: Server) -> None:
     assert (status, kind) == (200, "text/plain; version=0.0.4")
     metrics = parse(text)
     who = f'architecture="{stats["architecture"]}",service="burst"'
-    for key in ("bytes_in", "bytes_out", "requests", "replies", "rejected"):
+    for key in ("bytes_in", "bytes_out", "requests", "replies", "abandoned", "rejected"):
         assert metrics[f"sedabench_{key}_total"] == {who: stats[key]}
     assert metrics["sedabench_connections"] == {who: 0}
     for key in ("accepted", "refused"):
@@ -109,5 +119,54 @@ def test_clients_of_the_admin_port_that_misbehave_are_survived_in_silence() -> N
                 reset(sock)
         with socket.create_connection((server.host, server.admin_port)) as sock:
             sock.sendall(b"DELETE /stats HTTP/1.1\r\n\r\n")
-            assert b" 501 " in read_to_end(sock)
+            head = read_to_end(sock)
+            assert head.startswith(b"HTTP/1.0 405 ")
+            assert b"\r\nAllow: GET, HEAD\r\n" in head
+        server.stats()
+
+
+def test_who_asks_for_the_head_gets_the_head() -> None:
+    with Server("eventloop") as server:
+        heads = []
+        for method in (b"HEAD", b"GET"):
+            with socket.create_connection((server.host, server.admin_port)) as sock:
+                sock.sendall(method + b" /stats?a=b HTTP/1.1\r\nHost: test\r\n\r\n")
+                heads.append(read_to_end(sock).partition(b"\r\n\r\n"))
+        (head, _, nothing), (full, _, body) = heads
+        assert nothing == b""
+        assert json.loads(body)["architecture"] == "eventloop"
+        assert head.splitlines()[0] == full.splitlines()[0] == b"HTTP/1.0 200 OK"
+        assert b"Content-Type: application/json" in head
+
+
+def test_an_idle_or_slow_client_of_the_admin_port_holds_up_nobody() -> None:
+    with Server("eventloop") as server, ExitStack() as stack:
+        address = server.host, server.admin_port
+
+        def visitor() -> socket.socket:
+            sock = stack.enter_context(socket.create_connection(address, timeout=DEADLINE_S))
+            sock.sendall(b"GET /sta")
+            return sock
+
+        slow = visitor()
+        for byte in b"ts HTTP/1.1\r\n\r\n":
+            server.stats()
+            slow.sendall(bytes([byte]))
+        assert read_to_end(slow).startswith(b"HTTP/1.0 200 OK")
+        oldest = visitor()
+        for _ in range(2 * MOST_CLIENTS):
+            visitor()
+            server.stats()
+        assert closed_by_peer(oldest)  # there is a bound to them
+        last = visitor()
+        assert closed_by_peer(last)  # and to how long they may take
+
+
+def test_a_client_of_the_admin_port_that_does_not_read_holds_up_nobody() -> None:
+    with Server("eventloop") as server, ExitStack() as stack:
+        for _ in range(MOST_CLIENTS):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            sock.connect((server.host, server.admin_port))
+            sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         server.stats()

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
-from tests.conformance.server import SCRIPT, Server, closed_by_peer, read_exactly, read_to_end
+from tests.conformance.server import (
+    SCRIPT,
+    Server,
+    closed_by_peer,
+    read_exactly,
+    read_to_end,
+    reset,
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +126,36 @@ def test_a_client_that_stays_after_its_last_reply_is_left(server: Server) -> Non
             except ConnectionError:
                 break
         assert server.rest()["errors"]["linger"] in (before + 1, before + 2)
+
+
+def test_requests_that_a_connection_leaves_behind_are_abandoned(server: Server) -> None:
+    before = server.rest()
+    assert say(server, "echo one", "last two", "echo three", "echo four") == b"one\ntwo\n"
+    after = server.rest()
+    gained = {key: after[key] - before[key] for key in ("requests", "replies", "abandoned")}
+    assert gained == {"requests": 4, "replies": 2, "abandoned": 2}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["sleep 20 a"] * 5, ["hop 50 a"] * 300, ["many 300 3000"] * 20, ["echo a"] * 3000,
+        ["echo a", "last b", "echo c"], ["echo a", "raise", "echo b"], ["echo a", "garble"],
+        ["sleep 5 a", "worse", "many 1000 3000", "echo c"],
+    ],
+    ids=lambda lines: f"{len(lines)} x {lines[-1]}",
+)  # fmt: skip
+def test_every_request_is_answered_or_abandoned(server: Server, lines: list[str]) -> None:
+    data = "".join(f"{line}\n" for line in lines).encode()
+    before = server.rest()
+    for received in (0, 0, 1, 5000):
+        with server.connect() as sock:
+            sock.sendall(data)
+            with suppress(ConnectionError):
+                sock.recv(received)
+            reset(sock)
+    after = server.rest()  # which waits until nothing is in flight
+    assert after["connections"]["accepted"] == before["connections"]["accepted"] + 4
 
 
 def test_one_session_is_never_in_two_threads_at_once(server: Server) -> None:

@@ -22,6 +22,7 @@ from tests.conformance.server import (
     DEADLINE_S,
     SCRIPT,
     Server,
+    in_flight,
     read_exactly,
     read_to_end,
     reset,
@@ -332,10 +333,59 @@ def test_a_reset_at_any_time_costs_its_own_connection_only(server: Server, state
             lambda stats: (
                 stats["connections"]["now"] == 1
                 and stats["connections"]["accepted"] == before["connections"]["accepted"] + 5
+                and not in_flight(stats)
             )
         )
     failed = {kind for kind, n in after["errors"].items() if n > before["errors"][kind]}
     assert failed <= {"reset", "handler"}  # "/raise" is in the pipeline
+
+
+def test_what_is_begun_for_a_connection_that_ends_is_abandoned(server: Server) -> None:
+    before = server.rest()
+    with server.connect() as bystander:
+        for _ in range(5):
+            victim = server.connect()
+            victim.sendall(get("/compute?us=3000") * 5)
+            assert is_fine(bystander)
+            reset(victim)
+        assert is_fine(bystander)
+    after = server.rest()
+    gained = {key: after[key] - before[key] for key in ("requests", "replies", "abandoned")}
+    assert gained["requests"] == gained["replies"] + gained["abandoned"]
+    assert gained["replies"] >= 6
+
+
+def test_who_reads_slowly_for_longer_than_the_send_timeout_gets_everything(
+    variant: tuple[str, ...], tmp_path: Path
+) -> None:
+    # The socket's buffer takes megabytes: it is long until the poller says that it has room.
+    body = bytes(24 << 20)
+    (tmp_path / "huge").write_bytes(body)
+    send_timeout_s = 1.0
+    with Server(
+        *serving(variant), *SPEED, "--service", "web", "--docroot", str(tmp_path),
+        "--send-timeout", str(send_timeout_s),
+    ) as server:  # fmt: skip
+        while True:
+            before = server.rest()
+            longest_pause_s = 0.0
+            received = 0
+            with server.connect(receive_buffer=16_384) as slow:
+                slow.sendall(get("/huge", "Connection: close"))
+                begun_s = looked_s = time.monotonic()
+                while looked_s - begun_s < 2.5 * send_timeout_s:
+                    received += len(slow.recv(4000))
+                    time.sleep(0.02)  # that is what slow means
+                    longest_pause_s = max(longest_pause_s, time.monotonic() - looked_s)
+                    looked_s = time.monotonic()
+                while more := len(slow.recv(1 << 20)):
+                    received += more
+            if longest_pause_s < send_timeout_s / 2:  # else this machine was slow, not we
+                break
+        assert received > len(body)
+        after = server.rest()
+        assert after["errors"] == before["errors"]
+        assert after["replies"] == before["replies"] + 1
 
 
 def test_thousands_of_idle_connections_are_kept_while_others_are_served(
@@ -515,6 +565,8 @@ def test_seda_sheds_at_the_entry_while_replies_take_too_long(root: Path) -> None
         ("seda --service web --run fibers", "invalid choice: 'fibers'"),
         ("seda --service web --schedule random", "invalid choice: 'random'"),
         ("seda --service web --run shared --shared-threads 0", "at least 1"),
+        ("seda --service web --run shared --shared-threads 100000", "at most 1000"),
+        ("eventloop --service web --disk-faults 5", "at most 1"),
         ("seda --service web --port 0 --queue-capacity 4 --batch 5", "less than its batch of 5"),
         ("seda --service web --port 0 --threads read_fil=2", "there is no stage 'read_fil'"),
         ("seda --service web --pid-controller", "unrecognized arguments: --pid-controller"),
