@@ -20,6 +20,7 @@ import click
 
 from sedabench.cli_calibrate import calibrate
 from sedabench.cli_compare import compare
+from sedabench.cli_report import report
 from sedabench.cli_run import run
 from sedabench.errors import StoppedBySignal, UserError, one_line
 
@@ -81,6 +82,7 @@ def cli(ctx: click.Context) -> None:
 cli.add_command(run)
 cli.add_command(compare)
 cli.add_command(calibrate)
+cli.add_command(report)
 cli.add_command(
     _Load("load", short_help="Send load to a server: sedabench load burst --target HOST:PORT.")
 )
