@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sedabench.compare import QUESTIONS
 from sedabench.errors import one_line
 from sedabench.experiments import EXPERIMENTS, find
 from sedabench.report.charts import Chart, Panel, charts, servers
@@ -111,11 +112,17 @@ def section(run: Run, number: int) -> Section:
         warned=reasons(run.trials, "warnings"),
         warnings=tuple(str(text) for text in manifest.get("warnings") or ()),
         machine=(*_facts(machine), *_programs(manifest)),
-        limits=(*_facts(deep["limits"]), *_facts(deep["sysctls"])),
-        versions=_facts(manifest.get("versions") or {}),
+        limits=(
+            *(
+                (f"limit {name}", "unlimited" if v is None else str(v))
+                for name, v in deep["limits"].items()
+            ),
+            *_as_named(deep["sysctls"]),
+        ),  # fmt: skip
+        versions=_as_named(manifest.get("versions") or {}),
         again=_again(run, command),
         code=_code(manifest.get("git")),
-        rest=json.dumps(rest, indent=1, sort_keys=True) if rest else "",
+        rest=json.dumps(rest, indent=1) if rest else "",
     )
 
 
@@ -213,7 +220,7 @@ def _text(value: Any, name: str = "") -> str:
     elif name == "memory_bytes":
         return f"{value / 2**30:.1f} GiB"
     elif isinstance(value, float):
-        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     else:
         text = str(value)
     return f"{text} {unit}".rstrip()
@@ -263,6 +270,11 @@ def _facts(found: Mapping[str, Any]) -> tuple[Fact, ...]:
     return tuple((_words(str(key)), _text(value, str(key))) for key, value in found.items())
 
 
+def _as_named(found: Mapping[str, Any]) -> tuple[Fact, ...]:
+    """Names that belong to somebody else, as they are."""
+    return tuple((str(name), _text(value)) for name, value in found.items())
+
+
 def _programs(manifest: Mapping[str, Any]) -> tuple[Fact, ...]:
     told: list[Fact] = []
     for who, core in (manifest.get("cores") or {}).items():
@@ -288,11 +300,11 @@ def _again(run: Run, command: Sequence[str]) -> tuple[str, ...]:
     """Commands, in order, that measure the same again and compare."""
     commit = str((run.manifest.get("git") or {}).get("commit") or "")
     lines = [f"git checkout {shlex.quote(commit)}", "make setup"] if commit else []
-    name = shlex.quote(run.path.name or "run")
     if command:
         words = ["sedabench", *_without_out(command[1:]), "--out", "results/again"]
         lines += [shlex.join(words)]
-        lines += [f"sedabench compare {name} results/again"]
+        if run.manifest["experiment"] in QUESTIONS:
+            lines.append(shlex.join(["sedabench", "compare", str(run.path), "results/again"]))
     return tuple(one_line(line) for line in lines)
 
 
