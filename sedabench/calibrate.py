@@ -48,8 +48,8 @@ START_S = 20.0
 LATE_US = 1000.0
 """Send lag (99th percentile) above which a rate is not driven: as `valid` of a result has it."""
 SATURATED = 0.95
-OFFERED = 0.99
-"""Share of the schedule that must be answered for a rate to count as driven."""
+KEPT_UP = 0.99
+"""Share of the offered rate that must be answered in the window for it to count as driven."""
 ERROR_US, ERROR_SHARE = 50.0, 0.02
 """The larger of the two is the error that a percentile may have."""
 PER_MILLE = {"p50": 500, "p90": 900, "p99": 990, "p999": 999}
@@ -119,7 +119,12 @@ def calibrate(effort: Effort, progress: Progress) -> Facts:
         found["open_loop"] = bench.open_loop(best["peer"])
         driven = [row["rate_rps"] for row in found["open_loop"] if not row["limit"]]
         found["open_loop_rps"] = max(driven, default=None)
-        found["known_delays"] = [bench.known_delays(rate) for rate in effort.known_rates_rps]
+        found["known_delays"] = [bench.errors(rate) for rate in effort.known_rates_rps]
+        found["warnings"] += [
+            f"percentiles at {run['rate_rps']:,}/s are off by more than 2 % and 50 us"
+            for run in found["known_delays"]
+            if not run["within"]
+        ]
         found["stall"] = bench.stall() if effort.demonstrate else None
     except ChildError as error:
         raise UserError(f"calibration failed: {error}") from None
@@ -197,7 +202,7 @@ class Bench:
             "peer": peer,
             "rate_rps": rate,
             "sent_share": result["sent"] / result["scheduled"],
-            "answered_share": result["answered"] / result["scheduled"],
+            "kept_up_share": result["throughput_rps"] / result["offered_rps"],
             "lag_p50_us": result["send_lag_us"]["p50"],
             "lag_p99_us": result["send_lag_us"]["p99"],
             "lag_max_us": result["send_lag_us"]["max"],
@@ -211,6 +216,16 @@ class Bench:
             f"p99 {row['lag_p99_us']:.0f} us" + (f"  ({row['limit']})" if row["limit"] else "")
         )
         return row
+
+    def errors(self, rate: int) -> Facts:
+        """Known delays; once more when they are off, for a disturbance can only add."""
+        tries = [self.known_delays(rate)]
+        if not tries[0]["within"]:
+            tries.append(self.known_delays(rate))
+        best = min(
+            tries, key=lambda run: (not run["within"], run["percentiles"]["p50"]["error_us"])
+        )
+        return {**best, "tries": len(tries)}
 
     def known_delays(self, rate: int) -> Facts:
         """Measured percentiles beside true ones, of the same requests."""
@@ -332,8 +347,8 @@ def _limit(row: Mapping[str, Any]) -> str:
         return "requests were sent late"
     if row["client_busy"] > SATURATED:
         return "the load generator's core was saturated"
-    if row["answered_share"] < OFFERED:
-        return f"{row['peer']} answered {row['answered_share']:.1%}"
+    if row["kept_up_share"] < KEPT_UP:
+        return f"answered in time: {row['kept_up_share']:.1%}"
     return ""
 
 

@@ -102,7 +102,7 @@ def _rates(found: dict[str, Any]) -> Table:
     peer = found["open_loop"][0]["peer"]
     table = _table(
         f"open loop, Poisson, {peer}: how late requests are sent, us",
-        "rate", "lag p50", "p99", "max", "latency p50", "p99", "busy", "answered", "",
+        "rate", "lag p50", "p99", "max", "latency p50", "p99", "busy", "kept up", "",
     )  # fmt: skip
     for row in found["open_loop"]:
         table.add_row(
@@ -113,7 +113,7 @@ def _rates(found: dict[str, Any]) -> Table:
                     "lag_p50_us", "lag_p99_us", "lag_max_us", "latency_p50_us", "latency_p99_us",
                 )
             ),
-            f"{row['client_busy']:.0%}", f"{row['answered_share']:.2%}", row["limit"],
+            f"{row['client_busy']:.0%}", f"{row['kept_up_share']:.2%}", row["limit"],
         )  # fmt: skip
     return table
 

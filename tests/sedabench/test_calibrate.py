@@ -150,13 +150,13 @@ def test_the_theory_of_the_stall_is_what_a_schedule_gives(quantile: float, stall
         ({}, ""),
         ({"lag_p99_us": 1001.0}, "sent late"),
         ({"client_busy": 0.96}, "saturated"),
-        ({"answered_share": 0.98}, "nginx answered 98.0%"),
+        ({"kept_up_share": 0.98}, "answered in time: 98.0%"),
     ],
 )
 def test_a_rate_is_driven_unless_something_was_the_limit(
     change: dict[str, Any], reason: str
 ) -> None:
-    row = {"peer": "nginx", "lag_p99_us": 20.0, "client_busy": 0.5, "answered_share": 1.0} | change
+    row = {"lag_p99_us": 20.0, "client_busy": 0.5, "kept_up_share": 1.0} | change
     limit = measure._limit(row)
     assert reason in limit
     assert bool(limit) == bool(reason)
