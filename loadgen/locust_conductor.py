@@ -179,7 +179,7 @@ class Conductor:
         rate = float(self.environment.parsed_options.rate)  # type: ignore[union-attr]
         shape = self.environment.shape_class
         if not isinstance(shape, PlanShape):
-            self.record.asked(0, 1.0, "steady")
+            self.record.asked(0, 1.0, "steady", now_s - self._begun_s)
             return rate, 0
         shape.engines = True
         if not shape.begun:
@@ -200,7 +200,7 @@ class Conductor:
             return 0.0, None
         shape.drained = False
         if step.trial is not None:
-            self.record.asked(step.trial, step.factor, step.phase)
+            self.record.asked(step.trial, step.factor, step.phase, now_s - self._begun_s)
         return rate * step.factor, step.trial
 
     def _send(self, name: str, data: dict[str, Any]) -> None:

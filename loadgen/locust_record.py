@@ -72,10 +72,13 @@ class Record:
         self._trials: dict[int, _Trial] = {}
         self._bins: dict[int, _Bin] = {}
         self._asked: dict[int, tuple[float, str]] = {}
+        self._spans_s: dict[int, tuple[float, float]] = {}
         self._warned: defaultdict[int, list[str]] = defaultdict(list)
 
-    def asked(self, trial: int, factor: float, phase: str) -> None:
-        """The highest factor of a trial is what it is known by."""
+    def asked(self, trial: int, factor: float, phase: str, at_s: float) -> None:
+        """The highest factor of a trial is what it is known by; `at_s` is within it."""
+        first_s = self._spans_s.get(trial, (at_s, at_s))[0]
+        self._spans_s[trial] = (first_s, at_s)
         known = self._asked.get(trial, (0.0, phase))[0]
         self._asked[trial] = (max(known, factor), phase)
 
@@ -135,13 +138,7 @@ class Record:
             "workers": self.workers,
             "warnings": self.warnings,
             "error_kinds": dict(self._kinds),
-            "trials": [
-                {"trial": number, "load": self._asked.get(number, (1.0, "steady"))[0],
-                 "phase": self._asked.get(number, (1.0, "steady"))[1],
-                 "result": self._result(number)}
-                for number in sorted(self._trials)
-                if number >= 0
-            ],
+            "trials": [self._trial(number) for number in sorted(self._trials) if number >= 0],
             "timeline": self._timeline(),
         }  # fmt: skip
 
@@ -150,6 +147,18 @@ class Record:
         beside = path.with_name(f".{path.name}.tmp")
         beside.write_text(json.dumps(self.to_json(status)), encoding="utf-8")
         beside.replace(path)
+
+    def _trial(self, number: int) -> dict[str, Any]:
+        load, phase = self._asked.get(number, (1.0, "steady"))
+        first_s, last_s = self._spans_s.get(number, (0.0, 0.0))
+        return {
+            "trial": number,
+            "phase": phase,
+            "load": load,
+            "begin_s": first_s,
+            "end_s": last_s,
+            "result": self._result(number),
+        }
 
     def _result(self, number: int) -> dict[str, Any]:
         trial, parameters = self._trials[number], self.parameters

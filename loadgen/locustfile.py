@@ -13,6 +13,7 @@ percentiles.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -32,6 +33,7 @@ from loadgen.target import LoadError, resolve
 
 locust.stats.bucket_response_time = bucket_ms  # type: ignore[assignment]
 locust.runners.WORKER_REPORT_INTERVAL = 1.0
+locust.runners.CONNECT_RETRY_COUNT = int(os.environ.get("SEDABENCH_CONNECT_RETRIES", 60))
 
 RECORDED = (
     "target", "rate", "arrivals", "mix", "connections", "timeout", "slo", "seed", "spin", "shape",

@@ -1,0 +1,380 @@
+"""A swarm: Locust's master and workers as processes, and the run folder of what they measured.
+
+The master is `locust -f loadgen/locustfile.py --master`; it keeps what was
+measured in a file of JSON, rewritten every two seconds.  This module starts
+it, and with `--local N` its workers too, waits, and turns that file into a run
+folder.  Whatever ends the master, what the file says is kept.
+
+This is also the experiment `swarm` for everything that reads run folders:
+`draw` and `show` at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sedabench import http_columns, machine, plots
+from sedabench.errors import UserError, one_line
+from sedabench.process import Child, _before_exec
+from sedabench.results import (
+    Column,
+    Run,
+    RunWriter,
+    Value,
+    check_new_folder,
+    load_run,
+    utc_now,
+    write_atomically,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NAME = "swarm"
+SUMMARY = "one load from many machines, through Locust's master and workers"
+
+TIMELINE = "timeline.json"
+
+COLUMNS = (
+    *http_columns.COLUMNS,
+    Column("workers", "int", "", "workers whose engine took part in the trial"),
+    Column("asked_rps", "float", "1/s", "the rate times the load of the trial"),
+)
+
+POLL_S = 0.2
+
+STOP_S = 15.0
+"""How long the master may take to stop its workers and to write what it has."""
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """What is asked of a swarm; names are those of the locustfile's options."""
+
+    target: str
+    rate: float = 1000.0
+    shape: str = "steady"
+    duration: float = 10.0
+    warmup: float = 1.0
+    loads: str = "0.5,1,1.5,2"
+    spike: str = "3,5,5"
+    arrivals: str = "poisson"
+    mix: str = ""
+    connections: int = 64
+    timeout: float = 5.0
+    slo: float = 100.0
+    seed: int = 1
+    spin: bool = False
+    admin: str = ""
+    allow_remote: bool = False
+
+    def arguments(self) -> list[str]:
+        """As options of the locustfile."""
+        found = []
+        for name, value in asdict(self).items():
+            option = "--" + name.replace("_", "-")
+            if isinstance(value, bool):
+                found += [option] if value else []
+            elif value != "":
+                found += [option, f"{value}"]
+        return found
+
+    @property
+    def trials(self) -> int:
+        return len(self.loads.split(",")) if self.shape == "overload" else 1
+
+
+def locust_command() -> list[str]:
+    """The interpreter, Locust and our locustfile, found without importing either."""
+    from importlib.util import find_spec
+
+    spec = find_spec("loadgen")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return [
+        sys.executable, "-P", "-m", "locust",
+        "-f", str(Path(spec.submodule_search_locations[0]) / "locustfile.py"),
+    ]  # fmt: skip
+
+
+# -- a worker -----------------------------------------------------------------------------
+
+
+def work(host: str, port: int, *, allow_remote: bool, wait_s: float) -> int:
+    """Be a worker until the master says that it is over; Locust's exit status.
+
+    Raises:
+        UserError: there is no master at that address.
+    """
+    _reach(host, port, wait_s)
+    environment = {**os.environ, "SEDABENCH_CONNECT_RETRIES": "2"}
+    command = [
+        *locust_command(), "EngineUser", "--worker", "--master-host", host,
+        "--master-port", f"{port}", "--loglevel", "ERROR",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [*command, *(["--allow-remote"] if allow_remote else [])],
+        env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=_before_exec((), os.getpid()),
+    )  # fmt: skip
+    try:
+        text = process.communicate()[1]
+    except KeyboardInterrupt:  # it was interrupted too, and says goodbye to the master
+        text = process.communicate()[1]
+    said = [line for line in text.splitlines() if line.strip()]
+    if process.returncode == 255:
+        raise UserError(f"{host}:{port} answers, but it is no Locust master; name its --port")
+    own = [line for line in said if line.startswith("error: ")]
+    if own:
+        raise UserError(own[-1].removeprefix("error: "))
+    for line in said:
+        print(line, file=sys.stderr)
+    return process.returncode
+
+
+def _reach(host: str, port: int, wait_s: float) -> None:
+    deadline_s = time.monotonic() + wait_s
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(0.2, wait_s)).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline_s:
+                reason = error.strerror or "it does not answer"
+                raise UserError(
+                    f"no master at {host}:{port} ({reason}); start it there with "
+                    "sedabench swarm --master, or name another with --master-host and --port"
+                ) from None
+            time.sleep(POLL_S)
+
+
+# -- the master ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Where:
+    """Of the master: what it binds, how many workers it waits for, which it starts itself."""
+
+    workers: int
+    local: bool
+    bind: str = "127.0.0.1"
+    port: int = 5557
+    web_port: int | None = None
+    """Of Locust's web page; None: no page, the run starts by itself."""
+
+
+Say = Callable[[str], None]
+
+
+def conduct(config: Swarm, where: Where, out: Path, say: Say) -> Run:
+    """Run a swarm and keep what it measured in the folder `out`.
+
+    Raises:
+        UserError: it could not begin; `out` is not new or empty.
+    """
+    check_new_folder(out)
+    _check_free(where)
+    plan = [{"trial": number, "phase": _phase(config)} for number in range(config.trials)]
+    manifest = {
+        "experiment": NAME, "status": "running", "started_utc": utc_now(), "ended_utc": None,
+        "parameters": {**asdict(config), "servers": [_server(config)], "workers": where.workers},
+        "seed": config.seed, "command": machine.command_line(), "warnings": [], "resumed": [],
+        "versions": machine.versions(), "git": machine.git_state(), "machine": machine.facts(),
+        "machines": {}, "plan": plan,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="sedabench-swarm-") as scratch:
+        record = Path(scratch) / "record.json"
+        ended = _run(config, where, record, say)
+        said = json.loads(record.read_text()) if record.exists() else None
+    if said is None or (not said["trials"] and said["error"]):
+        raise UserError(said["error"] if said else f"the master {ended}")
+    with RunWriter.create(out, manifest, COLUMNS) as writer:
+        for trial in said["trials"][: len(plan)]:
+            row, raw = _row(config, trial, said, manifest)
+            writer.add(row, raw)
+        write_atomically(out / TIMELINE, json.dumps(said["timeline"]).encode())
+        writer.update(
+            status="complete" if said["status"] == "complete" else "interrupted",
+            ended_utc=utc_now(), machines=said["workers"],
+            warnings=[*said["warnings"], *([said["error"]] if said["error"] else [])],
+        )  # fmt: skip
+    return load_run(out)
+
+
+def _check_free(where: Where) -> None:
+    for port in (where.port, where.web_port):
+        if port is None:
+            continue
+        with socket.socket(socket.AF_INET6 if ":" in where.bind else socket.AF_INET) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind((where.bind if port == where.port else "127.0.0.1", port))
+            except OSError as error:
+                option = "--port" if port == where.port else "--web"
+                raise UserError(
+                    f"cannot listen on port {port} ({error.strerror}); name another with {option}"
+                ) from None
+
+
+def _run(config: Swarm, where: Where, record: Path, say: Say) -> str:
+    """Until the master ends; how it did, in words."""
+    command = [
+        *locust_command(), "EngineUser", "--master", "--expect-workers", f"{where.workers}",
+        "--master-bind-host", where.bind, "--master-bind-port", f"{where.port}",
+        "--loglevel", "WARNING", "--only-summary", "--record", f"{record}", *config.arguments(),
+    ]  # fmt: skip
+    if where.web_port is None:
+        command.append("--headless")
+    else:
+        command += ["--web-host", "127.0.0.1", "--web-port", f"{where.web_port}"]
+        say(f"web page: http://127.0.0.1:{where.web_port} (start and stop there; Ctrl-C ends)")
+    worker = [
+        *locust_command(), "EngineUser", "--worker", "--master-host", where.bind,
+        "--master-port", f"{where.port}", "--loglevel", "ERROR",
+        *(["--allow-remote"] if config.allow_remote else []),
+    ]  # fmt: skip
+    with ExitStack() as stack:
+        master = stack.enter_context(Child("master", command))
+        workers = [
+            stack.enter_context(Child(f"worker {number}", worker))
+            for number in range(where.workers if where.local else 0)
+        ]
+        if not where.local:
+            say(f"waiting for {where.workers} workers: sedabench swarm --worker --master-host HOST")
+        gone: set[Child] = set()
+        try:
+            while master.returncode is None:
+                for child in workers:
+                    if child.returncode not in (None, 0) and child not in gone:
+                        gone.add(child)
+                        say(f"{child.name} (process {child.pid}) ended; the others go on")
+                if workers and len(gone) == len(workers) and not record.exists():
+                    raise UserError("all workers ended before anything was measured")
+                time.sleep(POLL_S)
+        except KeyboardInterrupt:
+            master.stop(STOP_S)
+            if not record.exists():
+                raise
+        return f"ended with exit status {master.stop(STOP_S)}"
+
+
+def _phase(config: Swarm) -> str:
+    return {"overload": "sweep", "spike": "spike"}.get(config.shape, "steady")
+
+
+def _server(config: Swarm) -> dict[str, Any]:
+    return {"label": config.target, "architecture": "external", "options": []}
+
+
+def _row(
+    config: Swarm, trial: Mapping[str, Any], said: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> tuple[dict[str, Value], dict[str, Any]]:
+    result = {**trial["result"], "timeline": _part(said["timeline"], trial)}
+    row: dict[str, Value] = dict.fromkeys(column.name for column in COLUMNS)
+    row.update(http_columns.of_result(result))
+    row.update(
+        trial=trial["trial"], block=0, phase=trial["phase"], server=config.target,
+        architecture="external", server_options="", workload=config.mix or "path",
+        load=trial["load"], connections=result["connections"], workers=result["workers"],
+        asked_rps=result["rate"], started_utc=str(manifest["started_utc"]),
+        warmup_s=config.warmup, valid=result["valid"],
+        invalid_reason=" | ".join(result["invalid_reasons"]),
+        warnings=" | ".join(result["warnings"]), server_errors="",
+        load_1m=manifest["machine"]["load_average"][0],
+    )  # fmt: skip
+    raw = {"server": _server(config), "snapshots": None, "result": result, "server_timeline": None}
+    return row, raw
+
+
+def _part(timeline: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, Any]:
+    """The trial's bins, and their times from its begin."""
+    width_s = timeline["bin_s"]
+    first = round(trial["begin_s"] / width_s)
+    last = max(first + 1, round(trial["end_s"] / width_s))
+    part = {
+        name: values[first:last] if isinstance(values, list) else values
+        for name, values in timeline.items()
+    }
+    return part | {"t_s": [round(n * width_s, 3) for n in range(len(part["t_s"]))]}
+
+
+# -- the experiment, for those who read run folders ---------------------------------------
+
+
+def draw(run: Run) -> list[Path]:
+    """`timeline.png` and `.svg`: what was offered and answered, and how fast."""
+    from matplotlib.figure import Figure
+
+    try:
+        timeline = json.loads((run.path / TIMELINE).read_text())
+    except (OSError, ValueError):
+        return []
+    if not timeline["t_s"]:
+        return []
+    figure = Figure(figsize=(8.4, 5.6), facecolor="white")
+    rates, latencies = figure.subplots(2, 1, sharex=True)
+    at_s, per_s = timeline["t_s"], 1 / timeline["bin_s"]
+    for name, colour in zip(("offered", "answered", "rejected", "errors"), plots.COLOURS[::-1],
+                            strict=False):  # fmt: skip
+        values = [number * per_s for number in timeline[name]]
+        if any(values) or name in ("offered", "answered"):
+            rates.step(at_s, values, where="post", label=name, color=colour, linewidth=1.4)
+    rates.set_ylabel("requests/s")
+    rates.set_ylim(bottom=0)
+    rates.legend(frameon=False, ncols=4, loc="lower center", fontsize=9)
+    for name, colour in zip(("p50_us", "p99_us"), plots.COLOURS, strict=False):
+        values = [None if us is None else us / 1e3 for us in timeline[name]]
+        latencies.plot(at_s, values, label=name[:3], color=colour, linewidth=1.4)
+    latencies.set_yscale("log")
+    latencies.set_ylabel("latency, ms")
+    latencies.set_xlabel("seconds since all workers were ready")
+    latencies.legend(frameon=False, ncols=2, fontsize=9)
+    for axes in (rates, latencies):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
+        axes.set_axisbelow(True)
+    parameters = run.manifest["parameters"]
+    figure.suptitle(
+        f"{parameters['workers']} workers, {parameters['rate']:,g} requests/s to "
+        f"{plots.label(parameters['target'])}", fontsize=11, x=0.01, ha="left",
+    )  # fmt: skip
+    figure.subplots_adjust(top=0.92, bottom=0.09, left=0.1, right=0.98, hspace=0.1)
+    return plots.save(figure, run.path / "timeline")
+
+
+def show(run: Run, console: Console) -> None:
+    """Print the table of trials, and what is to be known about them."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for heading in (
+        "trial", "load", "workers", "asked/s", "offered/s", "answered/s", "good/s", "p50 ms",
+        "p99 ms", "valid",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right", no_wrap=True)
+    for trial in run.trials.to_dict("records"):
+        table.add_row(
+            str(trial["trial"]), f"{trial['load']:g}", str(trial["workers"]),
+            *(f"{trial[name]:,.1f}" for name in
+              ("asked_rps", "offered_rps", "throughput_rps", "goodput_rps")),
+            *(f"{trial[name] / 1e3:,.3f}" for name in ("latency_p50_us", "latency_p99_us")),
+            "yes" if trial["valid"] else "NO",
+        )  # fmt: skip
+    console.print(table)
+    for trial in run.trials.to_dict("records"):
+        if not trial["valid"]:
+            console.print(f"trial {trial['trial']}: {trial['invalid_reason']}", markup=False)
+    for warning in run.manifest["warnings"]:
+        console.print(f"warning: {one_line(warning)}", markup=False, highlight=False)
