@@ -118,7 +118,7 @@ def section(run: Run, number: int) -> Section:
                 for name, v in deep["limits"].items()
             ),
             *_as_named(deep["sysctls"]),
-        ),  # fmt: skip
+        ),
         versions=_as_named(manifest.get("versions") or {}),
         again=_again(run, command),
         code=_code(manifest.get("git")),

@@ -46,7 +46,7 @@ class Browser:
              "--hide-scrollbars", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", f"--user-data-dir={home}", "--remote-debugging-pipe"],
             pass_fds=ends, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, env={**os.environ, "HOME": str(home)},
+            stderr=subprocess.DEVNULL, env={**os.environ, "HOME": str(home), "TMPDIR": str(home)},
         )  # fmt: skip
         for end in (to_child, from_child, *ends):
             os.close(end)
