@@ -1,0 +1,157 @@
+"""The engine as a process: its orders, its reports, its account, its end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from loadgen.engine_process import COUNTS
+from loadgen.http_run import OUTCOMES
+
+DEADLINE_S = 30.0
+
+
+@contextmanager
+def server(port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "servers", "eventloop", "--service", "web", "--port", f"{port}"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        yield process, json.loads(process.stdout.readline())["port"]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+class Driven:
+    """The engine, and the sum of what it reported."""
+
+    def __init__(self, target: str, **settings: Any) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "loadgen.engine_process"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        self.trials: dict[str, Counter[str]] = {}
+        self.latencies = 0
+        self.last: dict[str, Any] = {}
+        self.tell(target=target, connections=4, **settings)
+
+    def tell(self, **order: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+
+    def hear(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        self.last = json.loads(line) if line else {"event": "end"}
+        for trial, counts in self.last.get("trials", {}).items():
+            self.trials.setdefault(trial, Counter()).update(counts)
+        self.latencies += sum(cell[4] for cell in self.last.get("cells", ()) if cell[1] == 0)
+        return self.last
+
+    def until(self, trial: str, name: str, count: int) -> None:
+        deadline_s = time.monotonic() + DEADLINE_S
+        while self.trials.get(trial, Counter())[name] < count:
+            assert self.hear()["event"] != "end"
+            assert time.monotonic() < deadline_s, f"{name} is {self.trials}"
+
+    def finish(self) -> int:
+        self.tell(stop=True)
+        while self.hear()["event"] != "end":
+            pass
+        return self.process.wait(DEADLINE_S)
+
+
+@contextmanager
+def driving(target: str, **settings: Any) -> Iterator[Driven]:
+    driven = Driven(target, **settings)
+    try:
+        yield driven
+    finally:
+        driven.process.kill()
+        driven.process.communicate()
+
+
+def accounted(counts: Counter[str]) -> int:
+    return sum(counts[outcome] for outcome in OUTCOMES)
+
+
+def test_every_request_of_every_trial_is_accounted_for_and_the_rate_is_what_was_told() -> None:
+    with (
+        server() as (_, port),
+        driving(f"http://127.0.0.1:{port}/healthz", arrivals="constant") as engine,
+    ):
+        assert engine.hear() == engine.last | {"event": "ready", "connected": 4}
+        engine.tell(rate=200, trial=None)
+        engine.until("-1", "scheduled", 40)
+        engine.tell(rate=400, trial=0)
+        engine.until("0", "scheduled", 300)
+        engine.tell(rate=100, trial=1)
+        engine.until("1", "scheduled", 50)
+        assert engine.finish() == 0
+        for trial, rate in (("0", 400), ("1", 100)):
+            counts = engine.trials[trial]
+            assert counts["scheduled"] == pytest.approx(rate * counts["ns"] / 1e9, abs=2)
+            assert counts["answered"] == counts["sent"] == counts["scheduled"]
+        assert engine.latencies == sum(c["answered"] for c in engine.trials.values())
+        assert engine.last["event"] == "end"
+
+
+def test_a_server_that_dies_and_comes_back_costs_what_was_asked_meanwhile() -> None:
+    with server() as (first, port), driving(
+        f"http://127.0.0.1:{port}/healthz", timeout_s=0.5
+    ) as engine:  # fmt: skip
+        engine.hear()
+        engine.tell(rate=200, trial=0)
+        engine.until("0", "answered", 20)
+        first.kill()
+        first.wait()
+        engine.until("0", "never_sent", 20)
+        with server(port):
+            engine.tell(rate=200, trial=1)
+            engine.until("1", "answered", 50)
+            engine.tell(rate=0, trial=None)
+            assert engine.finish() == 0
+    for counts in engine.trials.values():
+        assert accounted(counts) == counts["scheduled"]
+
+
+def test_it_ends_when_nobody_holds_its_standard_input_any_more() -> None:
+    with server() as (_, port), driving(f"http://127.0.0.1:{port}/healthz") as engine:
+        engine.hear()
+        engine.tell(rate=100, trial=0)
+        engine.until("0", "answered", 10)
+        assert engine.process.stdin is not None
+        engine.process.stdin.close()
+        assert engine.process.wait(DEADLINE_S) == 0
+        engine.process.stdin = None
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("http://127.0.0.1:9/", "nothing listens"),
+        ("http://192.0.2.1:80/", "--allow-remote"),
+        ("https://127.0.0.1/", "only http://"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_message_and_status_2(target: str, words: str) -> None:
+    with driving(target) as engine:
+        assert words in engine.hear()["message"]
+        assert engine.last["event"] == "error"
+        assert engine.process.wait(DEADLINE_S) == 2
+
+
+def test_the_counts_of_a_report_are_the_outcomes_and_a_few_more() -> None:
+    assert set(OUTCOMES) < set(COUNTS)
