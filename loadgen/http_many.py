@@ -10,8 +10,11 @@ import dataclasses
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 
 from loadgen import http
 from loadgen.http import OnEvent
@@ -37,7 +40,8 @@ def run(config: HttpConfig, processes: int = 1, on_event: OnEvent | None = None)
     prepare_ns = PREPARE_NS + round(config.connections / config.connect_rate * 1e9)
     start_ns = time.monotonic_ns() + prepare_ns
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
+    others = multiprocessing.active_children()
+    with ProcessPoolExecutor(processes, mp_context=spawn) as pool, _ended_on_error(others):
         parts = [
             pool.submit(
                 _part, _share(config, number, processes), (number, processes), start_ns,
@@ -52,11 +56,22 @@ def run(config: HttpConfig, processes: int = 1, on_event: OnEvent | None = None)
         ):
             _wait_until(start_ns + round(at_s * 1e9), parts)
             tell(name, time.monotonic_ns())
-        try:
-            raws = [part.result() for part in parts]
-        except BrokenProcessPool:
-            raise LoadError("a load generator process died; is there enough memory?") from None
+        raws = [part.result() for part in parts]
     return summarise(config, raws)
+
+
+@contextmanager
+def _ended_on_error(others: list[BaseProcess]) -> Iterator[None]:
+    """When one part has failed, or somebody pressed Ctrl-C, the pool's exit waits for no other."""
+    try:
+        yield
+    except BaseException as error:
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise LoadError("a load generator process died; is there enough memory?") from None
+        raise
 
 
 def _share(config: HttpConfig, number: int, processes: int) -> HttpConfig:
@@ -75,7 +90,7 @@ def _part(config: HttpConfig, part: tuple[int, int], start_ns: int, core: int | 
 
 
 def _wait_until(at_ns: int, parts: list[Future[Raw]]) -> None:
-    """Until then, unless a part ended before: it can only have failed."""
-    left_s = (at_ns - time.monotonic_ns()) / 1e9
-    if left_s > 0:
-        wait(parts, timeout=left_s, return_when="FIRST_EXCEPTION")
+    """Until then, or until a part fails: raises what it raised."""
+    left_s = max(0.0, (at_ns - time.monotonic_ns()) / 1e9)
+    for part in wait(parts, timeout=left_s, return_when="FIRST_EXCEPTION").done:
+        part.result()

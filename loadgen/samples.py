@@ -7,6 +7,7 @@ plugins, and the plotter of hdrhistogram.org exchange.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,18 @@ def write_parquet(path: Path, result: HttpResult, mix: Mix) -> None:
             "connection": pa.array(records.connection, mask=records.connection < 0),
         }
     )
-    temporary = path.with_name(f".{path.name}.tmp")
+    ordinary = path.is_file() or not path.exists()  # a device or a pipe stays what it is
+    written = path.with_name(f".{path.name}.tmp") if ordinary else path
     try:
-        pq.write_table(table, temporary, compression="zstd")
-        temporary.replace(path)
+        # Given a name, pyarrow would remove what it could not write, be it a device.
+        with written.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+        if ordinary:
+            written.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise LoadError(f"the samples cannot be written to {path}: {error}") from None
+        if ordinary:
+            written.unlink(missing_ok=True)
+        raise LoadError(f"the samples cannot be written to {path}: {_why(error)}") from None
 
 
 def write_hlog(path: Path, result: HttpResult) -> None:
@@ -96,4 +102,8 @@ def write_hlog(path: Path, result: HttpResult) -> None:
                     histogram, begin_ms / 1e3, begin_ms / 1e3 + 1, 1000.0
                 )
     except OSError as error:
-        raise LoadError(f"the histogram log cannot be written to {path}: {error}") from None
+        raise LoadError(f"the histogram log cannot be written to {path}: {_why(error)}") from None
+
+
+def _why(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)

@@ -379,16 +379,19 @@ class Serving:
     def answer(self, peer: Peer) -> None:
         path = peer.read_head().split()[1]
         received_ns = time.monotonic_ns()
-        token, name, *argument = path[1:].split("/")
+        token, name, *argument = [*path[1:].split("/"), ""]
         if token == "log":
             peer.send(reply("200 OK", json.dumps([self.logs[name], self.gate.shut_ns]).encode()))
+            return
+        if name not in FAULTS:
+            peer.send(reply("404 Not Found"))
             return
         entry = [path, peer.port, received_ns, 0]
         self.logs[token].append(entry)
         if name not in ("early", "deaf", "hasty"):
             peer.read_body()
         try:
-            FAULTS[name](peer, int(argument[0]) if argument else 0)
+            FAULTS[name](peer, int(argument[0] or 0))
         finally:
             entry[3] = peer.replied_ns
         peer.read_body()
