@@ -104,12 +104,32 @@ def check_graph(specs: Sequence[StageSpec]) -> None:
                 f"the queue of stage {spec.name!r} holds {spec.queue.capacity} events, less than "
                 f"its batch of {spec.batch}; make it larger or the batch smaller"
             )
+        if spec.source is None and spec.batch < spec.queue.at_least <= spec.queue.capacity:
+            raise UsageError(
+                f"stage {spec.name!r} gathers {spec.queue.at_least} events and handles "
+                f"{spec.batch} in a batch; make the batch larger or gather fewer"
+            )
     if not specs:
         raise UsageError("an application needs a stage")
 
 
+def in_order(specs: Sequence[StageSpec]) -> list[str]:
+    """The stages' names, each before those that it sends to; as declared where there is a cycle."""
+    left = list(specs)
+    names: list[str] = []
+    while left:
+        fed = {target for spec in left for target in spec.to if target != spec.name}
+        following = next((spec for spec in left if spec.name not in fed), left[0])
+        left.remove(following)
+        names.append(following.name)
+    return names
+
+
 class Application:
-    """Stages that run.  As a context manager it starts, and at the end drains."""
+    """Stages that run.  As a context manager it starts, and at the end drains.
+
+    Then it raises UsageError if `drain_s` was too short.
+    """
 
     def __init__(
         self,
@@ -133,17 +153,25 @@ class Application:
             )
             for spec in specs
         ]  # fmt: skip
+        self._by_name = {stage.name: stage for stage in self.stages}
         self.runner = self._make_runner(runner, shared_threads, schedule)
         self.control = ControlThread([*self._stage_controllers(control or Control()), *controllers])
 
     def _make_runner(self, runner: str, shared_threads: int, schedule: str) -> Runner:
+        stages = [self._by_name[name] for name in in_order(self.specs)]
         match runner:
             case "pools":
-                return PoolPerStage(self.stages, {spec.name: spec.threads for spec in self.specs})
+                return PoolPerStage(stages, {spec.name: spec.threads for spec in self.specs})
             case "shared":
-                return SharedThreads(self.stages, shared_threads, schedule)
+                return SharedThreads(stages, shared_threads, schedule)
             case "direct":
-                return DirectCalls(self.stages)
+                for spec in self.specs:
+                    if spec.source is None and spec.queue.at_least > 1:
+                        raise UsageError(
+                            f"stage {spec.name!r} gathers events, and direct calls gather none; "
+                            "run it with pools or shared threads"
+                        )
+                return DirectCalls(stages)
         raise UsageError(f"there is no runner {runner!r}; there are {', '.join(RUNNERS)}")
 
     def _stage_controllers(self, control: Control) -> list[Controller]:
@@ -157,7 +185,7 @@ class Application:
                     PoolSize(stage, pool, threshold=2 * spec.threads, most=spec.most_threads)
                 )
             if control.batching and spec.source is None:
-                found.append(Batching(stage))
+                found.append(Batching(stage, least=max(8, spec.queue.at_least)))
         return found
 
     def put(self, stage: str, events: Sequence[Any]) -> Sequence[Any]:
@@ -181,14 +209,18 @@ class Application:
         return self.runner.join(stage, time.monotonic() + within_s)
 
     def drain(self, within_s: float | None = None) -> bool:
-        """Close the stages in order, each when those before it are done.
+        """Close the stages in order, each when those that send to it are done.
 
-        False if that took longer than `within_s` and events may be left.
+        False if that took longer than `within_s`.  Events that are still in a
+        queue then are lost, and counted as "left"; what is in a handler's hands
+        goes on.
         """
         self.control.stop()
-        return self.runner.drain(
+        done = self.runner.drain(
             time.monotonic() + (self._drain_s if within_s is None else within_s)
         )
+        queues = [s.source for s in self.stages if isinstance(s.source, EventQueue)]
+        return not sum(queue.abandon() for queue in queues) and done
 
     def __enter__(self) -> Self:
         self.start()
@@ -200,7 +232,13 @@ class Application:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.drain()
+        if not self.drain() and error is None:
+            left = {s.name: s.source.losses["left"] for s in self.stages
+                    if isinstance(s.source, EventQueue) and s.source.losses["left"]}  # fmt: skip
+            raise UsageError(
+                f"the stages were not done within {self._drain_s:g} s; give drain_s more. "
+                f"Events left: {', '.join(f'{n} in {name}' for name, n in left.items()) or 'none'}"
+            )
 
     def describe(self) -> list[dict[str, Any]]:
         """Every stage, for `/stats`."""

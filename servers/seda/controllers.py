@@ -23,6 +23,8 @@ from servers.seda.runners import AnyStage, ThreadPool
 
 KEPT_DECISIONS = 1000
 
+NEVER_NS = 1 << 62
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -184,13 +186,17 @@ class ControlThread:
 
     def _loop(self) -> None:
         tick_s = min(controller.period_s for controller in self.controllers)
-        due = dict.fromkeys(self.controllers, 0)
+        due: dict[Controller, int] = dict.fromkeys(self.controllers, 0)
         while not self._end.wait(tick_s):
             now_ns = time.monotonic_ns()
             for controller in self.controllers:
                 if now_ns >= due[controller]:
                     due[controller] = now_ns + int(controller.period_s * 0.9e9)
-                    controller.observe(now_ns)
+                    try:
+                        controller.observe(now_ns)
+                    except Exception as error:  # it is switched off; the others go on
+                        due[controller] = NEVER_NS
+                        controller.record(0, 0, f"switched off: {type(error).__name__}: {error}")
 
     def decisions(self, most: int) -> list[dict[str, Any]]:
         """The last `most` decisions of all, oldest first."""

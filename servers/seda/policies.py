@@ -19,8 +19,9 @@ A policy of one's own::
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from bisect import insort
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 E = TypeVar("E")
@@ -36,6 +37,58 @@ class Waiting(Protocol[E]):
     def __iter__(self) -> Any: ...
 
 
+class Crowd(Generic[E]):
+    """The events in a full queue, as a policy sees them; counts those that it lets in.
+
+    Events may be equal or even the same object, so who was let in cannot be told afterwards.
+    """
+
+    def __init__(self, waiting: Waiting[E]) -> None:
+        self._waiting = waiting
+        self.came = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[E]:
+        return iter(self._waiting)
+
+    def extend(self, events: Iterable[E], /) -> None:
+        events = list(events)
+        self._waiting.extend(events)
+        self.came += len(events)
+
+    def popleft(self) -> E:
+        return self._waiting.popleft()
+
+    def clear(self) -> None:
+        self._waiting.clear()
+
+    def lose_newest(self, arriving: Sequence[E], room: int) -> Sequence[E]:
+        """Lose as many as there is no room for: the least important, of these the newest."""
+        if isinstance(self._waiting, Priorities):
+            return self._squeeze(self._waiting, arriving, room, oldest=False)
+        self.extend(arriving[:room])
+        return arriving[room:]
+
+    def lose_oldest(self, arriving: Sequence[E], room: int) -> Sequence[E]:
+        """The same, but the oldest of the least important."""
+        if isinstance(self._waiting, Priorities):
+            return self._squeeze(self._waiting, arriving, room, oldest=True)
+        capacity = len(self) + room
+        kept = arriving[-capacity:]
+        lost = [self.popleft() for _ in range(min(len(self), len(kept) - room))]
+        self.extend(kept)
+        return [*lost, *arriving[: len(arriving) - len(kept)]]
+
+    def _squeeze(
+        self, waiting: Priorities[E], arriving: Sequence[E], room: int, oldest: bool
+    ) -> Sequence[E]:
+        lost, evicted = waiting.squeeze(arriving, room, oldest)
+        self.came += len(arriving) - (len(lost) - evicted)
+        return lost
+
+
 class Policy(ABC):
     """What is done with events for which there is no room."""
 
@@ -46,7 +99,7 @@ class Policy(ABC):
     """What is lost is returned to the producer."""
 
     @abstractmethod
-    def overflow(self, waiting: Waiting[E], arriving: Sequence[E], room: int) -> Sequence[E]:
+    def overflow(self, waiting: Crowd[E], arriving: Sequence[E], room: int) -> Sequence[E]:
         """Put into `waiting` what shall wait; return what is lost.
 
         `room` (0 or more) is less than the number of `arriving`; as many as
@@ -55,14 +108,16 @@ class Policy(ABC):
 
 
 class Reject(Policy):
-    """The producer is told, and can answer: the paper's section 3.1, "load shedding"."""
+    """The producer is told, and can answer: the paper's section 3.1, "load shedding".
+
+    With priorities it may be told of another's event, which was less important than its own.
+    """
 
     name = "reject"
     tells = True
 
-    def overflow(self, waiting: Waiting[E], arriving: Sequence[E], room: int) -> Sequence[E]:
-        waiting.extend(arriving[:room])
-        return arriving[room:]
+    def overflow(self, waiting: Crowd[E], arriving: Sequence[E], room: int) -> Sequence[E]:
+        return waiting.lose_newest(arriving, room)
 
 
 class Block(Policy):
@@ -72,9 +127,8 @@ class Block(Policy):
     waits = True
     tells = True
 
-    def overflow(self, waiting: Waiting[E], arriving: Sequence[E], room: int) -> Sequence[E]:
-        waiting.extend(arriving[:room])
-        return arriving[room:]
+    def overflow(self, waiting: Crowd[E], arriving: Sequence[E], room: int) -> Sequence[E]:
+        return waiting.lose_newest(arriving, room)
 
 
 class DropNewest(Policy):
@@ -82,22 +136,20 @@ class DropNewest(Policy):
 
     name = "drop_newest"
 
-    def overflow(self, waiting: Waiting[E], arriving: Sequence[E], room: int) -> Sequence[E]:
-        waiting.extend(arriving[:room])
-        return arriving[room:]
+    def overflow(self, waiting: Crowd[E], arriving: Sequence[E], room: int) -> Sequence[E]:
+        return waiting.lose_newest(arriving, room)
 
 
 class DropOldest(Policy):
-    """What has waited longest is dropped: its client is the likeliest to have given up."""
+    """What has waited longest is dropped: its client is the likeliest to have given up.
+
+    With priorities: of the least important events.
+    """
 
     name = "drop_oldest"
 
-    def overflow(self, waiting: Waiting[E], arriving: Sequence[E], room: int) -> Sequence[E]:
-        capacity = len(waiting) + room
-        kept = arriving[-capacity:]
-        lost = [waiting.popleft() for _ in range(min(len(waiting), len(kept) - room))]
-        waiting.extend(kept)
-        return [*lost, *arriving[: len(arriving) - len(kept)]]
+    def overflow(self, waiting: Crowd[E], arriving: Sequence[E], room: int) -> Sequence[E]:
+        return waiting.lose_oldest(arriving, room)
 
 
 POLICIES: dict[str, type[Policy]] = {
@@ -109,32 +161,79 @@ POLICIES: dict[str, type[Policy]] = {
 class Priorities(Generic[E]):
     """Events in order of priority, first in first out within one: in a deque's place.
 
-    `order(event)` is a small whole number; 0 goes first.  The paper's section
-    2.1 has the reason: a page-cache hit need not wait behind misses.
+    `order(event)` is a whole number; the lowest goes first.  A level is a deque, so
+    few levels are cheap; the paper's section 2.1 has the reason for two: a
+    page-cache hit need not wait behind misses.
     """
 
-    def __init__(self, order: Callable[[E], int], levels: int = 2) -> None:
+    KEPT_LEVELS = 8
+    """With more of them, those that become empty are forgotten: `order` may tell a deadline."""
+
+    def __init__(self, order: Callable[[E], int]) -> None:
         self._order = order
-        self._levels: tuple[deque[E], ...] = tuple(deque() for _ in range(levels))
+        self._levels: dict[int, deque[E]] = {}
+        self._sorted: list[int] = []
+        self._size = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._levels))
+        return self._size
 
-    def __iter__(self) -> Iterable[E]:
-        for level in self._levels:
-            yield from level
+    def __iter__(self) -> Iterator[E]:
+        for number in self._sorted:
+            yield from self._levels[number]
 
     def extend(self, events: Iterable[E], /) -> None:
-        last = len(self._levels) - 1
-        for event in events:
-            self._levels[min(self._order(event), last)].append(event)
+        """All of them, or none if `order` raises."""
+        events = list(events)
+        self._place(events, list(map(self._order, events)))
+        self._size += len(events)
+
+    def _place(self, events: Sequence[E], numbers: Sequence[int]) -> None:
+        levels = self._levels
+        for number, event in zip(numbers, events, strict=True):
+            try:
+                levels[number].append(event)
+            except KeyError:
+                levels[number] = deque((event,))
+                insort(self._sorted, number)
 
     def popleft(self) -> E:
-        for level in self._levels:
-            if level:
-                return level.popleft()
+        for number in self._sorted:
+            if level := self._levels[number]:
+                event = level.popleft()
+                self._size -= 1
+                self._forget(number)
+                return event
         raise IndexError("no event waits")
 
     def clear(self) -> None:
-        for level in self._levels:
-            level.clear()
+        self._levels.clear()
+        self._sorted.clear()
+        self._size = 0
+
+    def squeeze(self, arriving: Sequence[E], room: int, oldest: bool) -> tuple[Sequence[E], int]:
+        """Let `arriving` in and lose as many as exceed `room`, the least important ones.
+
+        Of one level the oldest or else the newest.  Returns them, and how many of
+        them had been waiting.
+        """
+        numbers = list(map(self._order, arriving))
+        came = Counter(numbers)
+        self._place(arriving, numbers)
+        lost: list[E] = []
+        evicted = 0
+        excess = len(arriving) - room
+        for number in reversed(self._sorted.copy()):
+            level = self._levels[number]
+            lose = min(excess - len(lost), len(level))
+            waited, arrived = len(level) - came[number], came[number]
+            evicted += min(lose, waited) if oldest else max(0, lose - arrived)
+            lost += [level.popleft() if oldest else level.pop() for _ in range(lose)]
+            self._forget(number)
+        self._size += len(arriving) - len(lost)
+        return lost, evicted
+
+    def _forget(self, number: int) -> None:
+        if not self._levels[number] and len(self._levels) > self.KEPT_LEVELS:
+            del self._levels[number]
+            self._sorted.remove(number)

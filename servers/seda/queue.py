@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from servers.options import UsageError
-from servers.seda.policies import POLICIES, Policy, Priorities, Waiting
+from servers.seda.policies import POLICIES, Crowd, Policy, Priorities, Waiting
 
 E = TypeVar("E")
 
@@ -43,10 +43,10 @@ class EventQueue(Generic[E]):
 
     `accepts`, if given, is asked of every event; those it refuses are lost as
     "filtered" and returned to the producer.  `order` gives an event's
-    priority, 0 first.  `on_drop` gets what the policy dropped without telling
-    the producer; it is called by the producer's thread, outside the lock.
-    `at_least` and `within_s` make the consumer wait until enough has gathered
-    or the oldest has waited so long: a delayed stage (the paper's section 4,
+    priority, a whole number, the lowest first.  `on_drop` gets what the policy
+    dropped without telling the producer; it is called by the producer's thread,
+    outside the lock.  `at_least` and `within_s` make the consumer wait until
+    enough has gathered or the oldest has waited so long: a delayed stage (the paper's section 4,
     after Larus and Parkes, "Using Cohort Scheduling", USENIX 2002).
 
     The counts may be read at any time without the lock; each only ever grows.
@@ -67,11 +67,16 @@ class EventQueue(Generic[E]):
             raise UsageError(f"a queue needs room for an event, not for {capacity}")
         if not 1 <= at_least <= capacity:
             raise UsageError(f"a queue of {capacity} never gathers {at_least} events")
+        if at_least > 1 and not within_s > 0:
+            raise UsageError(
+                f"a queue that gathers {at_least} events needs within_s, "
+                "the seconds that the first may wait for the others"
+            )
         self.capacity: int | None = capacity
         self.policy = find_policy(policy)
         self.on_drop = on_drop
         self.events_in = 0
-        self.losses: dict[str, int] = {self.policy.name: 0, "filtered": 0, "closed": 0}
+        self.losses: dict[str, int] = {self.policy.name: 0, "filtered": 0, "closed": 0, "left": 0}
         self.delayed = at_least > 1
         """A consumer waits for more than one event."""
         self.accepts = accepts
@@ -203,12 +208,12 @@ class EventQueue(Generic[E]):
             return events
         if not isinstance(events, list | tuple):
             events = list(events)  # a range makes its numbers anew each time it is asked
-        arriving = set(map(id, events))
-        lost = self.policy.overflow(self._events, events, self._room - len(self._events))
-        evicted = sum(id(event) not in arriving for event in lost)
-        came = len(events) - (len(lost) - evicted)
+        crowd = Crowd(self._events)
+        before = len(crowd)
+        lost = self.policy.overflow(crowd, events, self._room - before)
+        came = crowd.came
         self.events_in += came
-        self._cross(came, evicted)
+        self._cross(came, before + came - len(crowd))
         self.losses[self.policy.name] += len(lost)
         if came and self._takers:
             self._something.notify()
@@ -268,6 +273,16 @@ class EventQueue(Generic[E]):
     def ready(self) -> bool:
         """Would `take` return something without waiting?  A guess: taken without the lock."""
         return bool(self._events) and (not self.delayed or self._closed or self._delay_s() <= 0)
+
+    def abandon(self) -> int:
+        """Close, and lose what is inside as "left"; how many that were."""
+        with self._lock:
+            left = len(self._events)
+            self._events.clear()
+            self.losses["left"] += left
+            self._cross(came=0, left=left)
+        self.close()
+        return left
 
     def close(self) -> None:
         """Take nothing more in; what is inside can still be taken out."""

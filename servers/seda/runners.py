@@ -173,7 +173,9 @@ class PoolPerStage(Runner):
 class DirectCalls(Runner):
     """One thread; to dispatch is to call.
 
-    What is put in from outside is handled on the thread that puts it.
+    What is put in from outside is handled on the thread that puts it.  Calls
+    nest: a path of some hundreds of stages, or a stage that sends to itself as
+    often, ends in a RecursionError, which is a fault of that batch.
     """
 
     name = "direct"
@@ -187,12 +189,20 @@ class DirectCalls(Runner):
             for stage in stages
             if isinstance(stage.source, EventQueue) and stage.source.accepts
         }
+        self._queues = {
+            stage.name: stage.source for stage in stages if isinstance(stage.source, EventQueue)
+        }
+        for stage in stages:
+            stage.queued = False
         self._below_ns = 0
+        self._ended = False
         self._thread = threading.Thread(target=self._loop, name="direct", daemon=True)
 
     def dispatch(self, stage: str, events: Sequence[Any]) -> Sequence[Any]:
         """Call the stage's handler at once.  A stage's time is without that of those it calls."""
         lost: Sequence[Any] = ()
+        if self._ended:
+            return self._queues[stage].put(events, False)
         if self._sift and stage in self._sift:
             events, lost = self._sift[stage](events)
             if not events:
@@ -223,9 +233,11 @@ class DirectCalls(Runner):
         for stage in self.stages:
             stage.source.close()
         self._waiter.end()
-        self._thread.join(max(0.0, deadline_s - time.monotonic()))
+        if self._thread.ident is not None:  # it was started
+            self._thread.join(max(0.0, deadline_s - time.monotonic()))
         if self._thread.is_alive():
             return False
+        self._ended = True
         self._waiter.close()
         return True
 
@@ -447,7 +459,8 @@ class SharedThreads(Runner):
         while self._followers:
             self._wake()
         for thread in self._threads:
-            thread.join(max(0.0, deadline_s - time.monotonic()))
+            if thread.ident is not None:  # it was started
+                thread.join(max(0.0, deadline_s - time.monotonic()))
         ended = not any(thread.is_alive() for thread in self._threads)
         for stage in self.stages:
             stage.source.close()

@@ -18,6 +18,7 @@ kernel's queue of ready sockets does for the stages that touch the network.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -68,12 +69,13 @@ class Source(Protocol[E_co]):
 class Tally:
     """What one thread has done for a stage.  It alone writes, so there is no lock."""
 
-    __slots__ = ("batches", "busy_ns", "events", "faults")
+    __slots__ = ("batches", "busy_ns", "events", "failed", "faults")
 
     def __init__(self) -> None:
         self.batches = 0
         self.events = 0
         self.faults = 0
+        self.failed = 0
         self.busy_ns = 0
 
 
@@ -99,6 +101,8 @@ class Stage(Generic[E]):
         self.source = source
         self.batch = batch
         self.dispatch = dispatch
+        self.queued = True
+        """Events come through the source, which counts them; else handlers are called."""
         self._handler = handler
         self._on_fault = on_fault
         self._last_fault: str | None = None
@@ -129,17 +133,27 @@ class Stage(Generic[E]):
         begin_ns = now_ns()
         try:
             self._handler(events, self.dispatch)
-        except Exception as error:
-            tally.faults += 1
-            self._last_fault = f"{type(error).__name__}: {error}"
-            if self._on_fault is not None:
-                try:
-                    self._on_fault(events, error)
-                except Exception:  # the stage outlives that too
-                    tally.faults += 1
+        except BaseException as error:  # SystemExit, too: a thread of ours is not the program
+            self._faulted(events, error, tally)
         tally.busy_ns += now_ns() - begin_ns
         tally.batches += 1
         tally.events += len(events)
+
+    def _faulted(self, events: Sequence[E], error: BaseException, tally: Tally) -> None:
+        if (
+            isinstance(error, KeyboardInterrupt)
+            and threading.current_thread() is threading.main_thread()
+        ):
+            raise error  # that was a person
+        tally.faults += 1
+        tally.failed += len(events)
+        self._last_fault = f"{type(error).__name__}: {error}"
+        if self._on_fault is not None:
+            fault = error if isinstance(error, Exception) else RuntimeError(self._last_fault)
+            try:
+                self._on_fault(events, fault)
+            except BaseException:  # the stage outlives that too
+                tally.faults += 1
 
     @property
     def events_out(self) -> int:
@@ -152,11 +166,14 @@ class Stage(Generic[E]):
         return sum(tally.busy_ns for tally in self._tallies) / events if events else 0.0
 
     def describe(self) -> dict[str, Any]:
-        """For `/stats`; takes no lock.  Sums of times are since the start."""
+        """For `/stats`; takes no lock.  Sums of times are since the start.
+
+        `failed` are the events of batches whose handler raised: part of `events_out`.
+        """
         source = self.source
         tallies = self._tallies
         events_out = self.events_out
-        events_in = source.events_in
+        events_in = source.events_in if self.queued else None
         waited_ns = getattr(source, "waited_ns", None)
         return {
             "name": self.name,
@@ -169,6 +186,7 @@ class Stage(Generic[E]):
             "dropped": source.dropped,
             "losses": dict(getattr(source, "losses", {})),
             "faults": sum(tally.faults for tally in tallies),
+            "failed": sum(tally.failed for tally in tallies),
             "last_fault": self._last_fault,
             "wait_s": waited_ns() / 1e9 if waited_ns else None,
             "busy_s": sum(tally.busy_ns for tally in tallies) / 1e9,

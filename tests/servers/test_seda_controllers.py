@@ -253,6 +253,24 @@ def test_a_controller_of_ones_own_is_called_until_the_application_ends() -> None
     assert not application.control._thread.is_alive()
 
 
+class Broken(Alarm):
+    """A controller that raises."""
+
+    name = "broken"
+
+    def observe(self, now_ns: int) -> None:
+        raise ValueError("bad luck")
+
+
+def test_a_controller_that_raises_is_switched_off_and_the_others_go_on() -> None:
+    broken, alarm = Broken("only"), Alarm("only")
+    specs = [StageSpec("only", lambda events, dispatch: None)]
+    with Application(specs, controllers=[broken, alarm]):
+        wait_until(lambda: len(alarm.decisions) > 5)
+    (decision,) = broken.decisions
+    assert decision.reason == "switched off: ValueError: bad luck"
+
+
 @pytest.mark.parametrize("pool_size", [True, False])
 @pytest.mark.parametrize("batching", [True, False])
 def test_each_can_be_switched_off(pool_size: bool, batching: bool) -> None:

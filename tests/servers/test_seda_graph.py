@@ -9,7 +9,7 @@ import pytest
 
 from servers.options import UsageError
 from servers.seda import Application, QueueSpec, StageSpec
-from servers.seda.application import check_graph
+from servers.seda.application import check_graph, in_order
 from servers.seda.graph import dot, mermaid
 from servers.seda.server import parse_threads, step_edges
 from servers.service import Request, Service, Session, Step, step
@@ -40,6 +40,11 @@ def test_a_graph_may_branch_and_have_cycles() -> None:
         ([stage("a", queue=QueueSpec(policy="lottery"))], "no queue policy 'lottery'"),
         ([stage("a", queue=QueueSpec(0), batch=1)], "less than its batch"),
         ([stage("a", queue=QueueSpec(300, at_least=301))], "never gathers"),
+        ([stage("a", queue=QueueSpec(300, at_least=20))], "needs within_s"),
+        (
+            [stage("a", queue=QueueSpec(300, at_least=20, within_s=1), batch=10)],
+            "stage 'a' gathers 20 events and handles 10 in a batch",
+        ),
     ],
 )
 def test_a_graph_that_cannot_be_is_refused_in_one_line(specs: list[StageSpec], says: str) -> None:
@@ -47,6 +52,27 @@ def test_a_graph_that_cannot_be_is_refused_in_one_line(specs: list[StageSpec], s
         Application(specs)
     assert says in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_direct_calls_refuse_a_stage_that_gathers() -> None:
+    gather = QueueSpec(300, at_least=20, within_s=1)
+    with pytest.raises(UsageError, match="stage 'a' gathers events, and direct calls gather none"):
+        Application([stage("a", queue=gather)], runner="direct")
+
+
+@pytest.mark.parametrize(
+    ("specs", "order"),
+    [
+        ([stage("a", "b"), stage("b")], "ab"),
+        ([stage("c"), stage("b", "c"), stage("a", "b", "c")], "abc"),
+        ([stage("c"), stage("a", "b", "c"), stage("x"), stage("b", "c")], "axbc"),
+        ([stage("a", "b"), stage("b", "a", "b", "c"), stage("c")], "abc"),
+    ],
+)
+def test_stages_are_in_the_order_in_which_events_meet_them(
+    specs: list[StageSpec], order: str
+) -> None:
+    assert "".join(in_order(specs)) == order
 
 
 def test_a_queue_as_large_as_the_batch_is_large_enough() -> None:

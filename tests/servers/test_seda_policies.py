@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servers.options import UsageError
-from servers.seda import POLICIES, EventQueue, Policy, QueueSpec
-from servers.seda.policies import Waiting
+from servers.seda import POLICIES, EventQueue, Policy, Priorities, QueueSpec
+from servers.seda.policies import Crowd
 from tests.servers.test_event_queue import DEADLINE_S, thread
 
 
@@ -23,7 +23,7 @@ class KeepThePaying(Policy):
 
     name = "keep_the_paying"
 
-    def overflow(self, waiting: Waiting[Any], arriving: Sequence[Any], room: int) -> Sequence[Any]:
+    def overflow(self, waiting: Crowd[Any], arriving: Sequence[Any], room: int) -> Sequence[Any]:
         paying = [event for event in arriving if event % 2]
         waiting.extend(paying[:room])
         return [e for e in arriving if not e % 2] + paying[room:]
@@ -65,7 +65,7 @@ def test_of_five_events_three_find_room(
     assert list(queue.put([3, 4, 5])) == returned
     assert fell == dropped
     assert queue.take(10) == waiting
-    assert queue.losses == {named(policy): 2, "filtered": 0, "closed": 0}
+    assert queue.losses == {named(policy): 2, "filtered": 0, "closed": 0, "left": 0}
     assert queue.dropped == 2
     assert queue.events_in == 3 + len({3, 4, 5} - {*returned, *dropped})
 
@@ -113,7 +113,7 @@ def test_a_closed_queue_loses_everything_as_closed(policy: Policy | str) -> None
     queue, dropped = full(policy)
     queue.close()
     assert list(queue.put([7, 8])) == [7, 8]
-    assert queue.losses == {named(policy): 0, "filtered": 0, "closed": 2}
+    assert queue.losses == {named(policy): 0, "filtered": 0, "closed": 2, "left": 0}
     assert dropped == []
     assert queue.take(10) == [0, 1, 2]
 
@@ -233,7 +233,7 @@ def test_a_filter_returns_what_it_refuses_and_lets_the_others_in() -> None:
     assert queue.put(range(5)) == [1, 3]
     assert queue.take(10) == [0, 2, 4]
     assert queue.put([1]) == [1]
-    assert queue.losses == {"drop_newest": 0, "filtered": 3, "closed": 0}
+    assert queue.losses == {"drop_newest": 0, "filtered": 3, "closed": 0, "left": 0}
     assert queue.events_in == 3
 
 
@@ -243,7 +243,7 @@ def test_what_is_filtered_takes_no_room() -> None:
     assert queue.take(10) == [1, 2]
 
 
-@given(st.lists(st.lists(st.integers(0, 4), max_size=6), max_size=8), st.integers(1, 5))
+@given(st.lists(st.lists(st.integers(-9, 9), max_size=6), max_size=8), st.integers(1, 5))
 def test_priorities_go_first_and_within_one_the_first_goes_first(
     arrivals: list[list[int]], most: int
 ) -> None:
@@ -255,8 +255,7 @@ def test_priorities_go_first_and_within_one_the_first_goes_first(
         queue.put(events)
         model += events
         if model:
-            # Two levels: 0, and all that comes after.
-            model.sort(key=lambda event: (min(event[0], 1), event[1]))
+            model.sort()
             assert queue.take(most) == model[:most]
             del model[:most]
         assert len(queue) == len(model)
@@ -283,7 +282,93 @@ def test_a_policy_that_nobody_knows_is_one_line() -> None:
         EventQueue(1, "lottery")
 
 
+def test_priorities_are_whole_numbers_of_any_size() -> None:
+    queue: EventQueue[int] = EventQueue(9, order=lambda event: event)
+    queue.put([3, -(10**12), 2, 1, 0, 10**12])
+    assert queue.take(3) == [-(10**12), 0, 1]
+    assert queue.take(9) == [2, 3, 10**12]
+
+
+def test_as_many_priorities_as_events_leave_nothing_behind() -> None:
+    queue: EventQueue[int] = EventQueue(10, order=lambda event: event)
+    for number in range(1000):
+        queue.put([number])
+        assert queue.take(1) == [number]
+    levels = queue._events
+    assert isinstance(levels, Priorities)
+    assert len(levels._levels) <= Priorities.KEPT_LEVELS
+
+
+@pytest.mark.parametrize("policy", ["reject", "drop_newest", "drop_oldest"])
+def test_a_hit_is_never_lost_in_favour_of_a_miss(policy: str) -> None:
+    lost: list[str] = []
+    queue: EventQueue[str] = EventQueue(
+        3, policy, order=lambda page: int(page.startswith("miss")), on_drop=lost.extend
+    )
+    lost += queue.put(["miss 1", "hit 1", "miss 2"])
+    lost += queue.put(["miss 3", "hit 2"])
+    assert lost == (["miss 1", "miss 2"] if policy == "drop_oldest" else ["miss 3", "miss 2"])
+    lost += queue.put(["hit 3", "hit 4"])
+    assert sorted(lost)[0] == ("hit 1" if policy == "drop_oldest" else "hit 4")
+    assert (queue.take(9) or [])[0] == ("hit 2" if policy == "drop_oldest" else "hit 1")
+    assert queue.losses[policy] == len(lost) == 4
+
+
+@given(
+    policy=st.sampled_from(("reject", "drop_newest", "drop_oldest")),
+    capacity=st.integers(1, 6),
+    batches=st.lists(st.lists(st.integers(0, 3), max_size=9), max_size=8),
+)
+def test_what_is_lost_is_never_more_important_than_what_waits(
+    policy: str, capacity: int, batches: list[list[int]]
+) -> None:
+    lost: list[int] = []
+    queue: EventQueue[int] = EventQueue(
+        capacity, policy, order=lambda event: event, on_drop=lost.extend
+    )
+    for batch in batches:
+        lost.clear()
+        lost += queue.put(batch)
+        assert len(queue) <= capacity
+        if lost:
+            assert len(queue) == capacity
+            assert max(queue._events) <= min(lost)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "came"), [("reject", 2), ("drop_newest", 2), ("drop_oldest", 4)]
+)
+def test_the_books_are_right_though_an_event_comes_twice(
+    policy: str, came: int, ordered: bool
+) -> None:
+    queue: EventQueue[int] = EventQueue(2, policy, order=(lambda event: 0) if ordered else None)
+    for _ in range(2):
+        queue.put([1, 2])
+    assert (queue.events_in, queue.dropped, len(queue)) == (came, 2, 2)
+    assert queue.take(9) == [1, 2]
+    waited_ns = queue.waited_ns()
+    assert queue.waited_ns() == waited_ns  # nobody waits any more
+
+
+def test_an_order_that_raises_lets_nothing_in() -> None:
+    queue: EventQueue[int] = EventQueue(2, "drop_oldest", order=lambda event: 1 // event)
+    for events in ([1, 0], [1, 1, 0]):
+        with pytest.raises(ZeroDivisionError):
+            queue.put(events)
+    assert (queue.events_in, queue.dropped, len(queue)) == (0, 0, 0)
+    queue.put([1, 2])
+    assert queue.take(9) == [2, 1]
+    assert queue.waited_ns() == queue.waited_ns()
+
+
 # A stage that waits until enough has gathered
+
+
+@pytest.mark.parametrize("within_s", [0.0, -1.0, float("nan")])
+def test_to_gather_needs_a_time_within_which(within_s: float) -> None:
+    with pytest.raises(UsageError, match="gathers 3 events needs within_s"):
+        delayed(3, within_s)
 
 
 def delayed(at_least: int, within_s: float, capacity: int = 10) -> EventQueue[int]:

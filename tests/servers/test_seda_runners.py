@@ -109,7 +109,7 @@ def test_every_event_reaches_the_end_once_through_a_branching_graph(
     ]  # fmt: skip
     for stage in told.values():
         assert stage["faults"] == stage["dropped"] == stage["queue_length"] == 0
-        assert stage["events_in"] == (0 if runner["runner"] == "direct" else stage["events_out"])
+        assert stage["events_in"] == stage["events_out"]
 
 
 @every_queued_runner
@@ -221,6 +221,101 @@ def test_leaving_drains_in_stage_order_and_loses_nothing(runner: dict[str, Any])
     assert list(application.put("held", [1])) == [1]  # closed
     assert application.describe()[0]["losses"]["closed"] == 1
     assert application.drain(1)  # twice does no harm
+
+
+@every_runner
+def test_consumers_that_are_declared_first_are_drained_last(runner: dict[str, Any]) -> None:
+    let_go = threading.Event()
+    end = Collected()
+
+    def held(events: Sequence[int], dispatch: Dispatch) -> None:
+        assert let_go.wait(DEADLINE_S)
+        assert not dispatch("end", events)
+
+    specs = [StageSpec("end", end), StageSpec("held", held, to=("end",), batch=5)]
+    application = Application(specs, **runner)
+    application.start()
+    putter = threading.Thread(target=application.put, args=("held", range(50)))
+    putter.start()
+    if runner["runner"] != "direct":
+        putter.join(DEADLINE_S)
+    else:
+        let_go.set()
+        putter.join(DEADLINE_S)
+    drain = threading.Thread(target=application.drain, args=(DEADLINE_S,))
+    drain.start()
+    let_go.set()
+    drain.join(DEADLINE_S)
+    assert sorted(end.events) == list(range(50))
+    told = application.describe()
+    assert [stage["name"] for stage in told] == ["end", "held"]  # as declared
+    assert [stage["faults"] for stage in told] == [0, 0]
+
+
+@every_queued_runner
+def test_what_a_short_drain_leaves_is_counted_and_told(runner: dict[str, Any]) -> None:
+    inside, let_go = threading.Semaphore(0), threading.Event()
+
+    def held(events: Sequence[int], dispatch: Dispatch) -> None:
+        inside.release()
+        assert let_go.wait(DEADLINE_S)
+
+    application = Application([StageSpec("held", held, batch=4)], drain_s=0.05, **runner)
+    application.start()
+    for _ in range(runner.get("shared_threads", 1)):  # every thread is held
+        application.put("held", range(4))
+        assert inside.acquire(timeout=DEADLINE_S)
+    application.put("held", range(36))
+    with pytest.raises(UsageError, match=r"not done within 0.05 s.*Events left: 36 in held"):
+        application.__exit__(None, None, None)
+    told = application.describe()[0]
+    assert (told["queue_length"], told["losses"]["left"]) == (0, 36)
+    let_go.set()
+    assert application.drain(DEADLINE_S)
+    told = application.describe()[0]
+    assert told["events_in"] == told["events_out"] + told["dropped"]
+
+
+@every_runner
+def test_after_the_drain_nothing_is_handled(runner: dict[str, Any]) -> None:
+    end = Collected()
+    with Application([StageSpec("end", end)], **runner) as application:
+        application.put("end", [1])
+    assert list(application.put("end", [2, 3])) == [2, 3]
+    assert end.events == [1]
+    assert application.describe()[0]["losses"]["closed"] == 2
+
+
+@every_runner
+def test_an_application_that_was_never_started_can_be_drained(runner: dict[str, Any]) -> None:
+    application = Application([StageSpec("end", Collected())], **runner)
+    assert application.drain(DEADLINE_S)
+    assert list(application.put("end", [1])) == [1]
+
+
+@every_runner
+def test_a_handler_that_raises_system_exit_costs_its_batch_and_no_thread(
+    runner: dict[str, Any],
+) -> None:
+    def leave(events: Sequence[int], dispatch: Dispatch) -> None:
+        raise SystemExit
+
+    with Application([StageSpec("leave", leave)], **runner) as application:
+        for number in (1, 2, 3):
+            application.put("leave", [number, number])
+            wait_until(lambda number=number: application.describe()[0]["failed"] == 2 * number)
+        told = application.describe()[0]
+    assert (told["threads"], told["queue_length"]) == (runner.get("shared_threads", 1), 0)
+
+
+def test_calls_that_nest_too_deep_are_a_fault_of_their_batch() -> None:
+    def again(events: Sequence[int], dispatch: Dispatch) -> None:
+        dispatch("again", [events[0] + 1])
+
+    specs = [StageSpec("again", again, to=("again",))]
+    with Application(specs, runner="direct") as application:
+        application.put("again", [0])
+        assert application.describe()[0]["last_fault"].startswith("RecursionError")
 
 
 @every_queued_runner

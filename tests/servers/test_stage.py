@@ -61,8 +61,9 @@ def test_it_tells_what_it_has_done() -> None:
     assert told.pop("wait_s") > 0
     assert told == {
         "name": "alone", "queue_length": 3, "queue_capacity": 100, "batch": 10, "batches": 6,
-        "events_in": 58, "events_out": 55, "dropped": 0, "faults": 0, "last_fault": None,
-        "losses": {"block": 0, "filtered": 0, "closed": 0},
+        "events_in": 58, "events_out": 55, "dropped": 0,
+        "faults": 0, "failed": 0, "last_fault": None,
+        "losses": {"block": 0, "filtered": 0, "closed": 0, "left": 0},
     }  # fmt: skip
     assert stage.cost_ns > 0
 
@@ -126,7 +127,7 @@ def test_a_fault_costs_its_batch_and_the_stage_lives() -> None:
     assert handled == ["good", "fine", "better"]
     assert answered == [(["bad", "unlucky"], "bad luck")]
     told = stage.describe()
-    assert (told["faults"], told["events_out"]) == (1, 5)
+    assert (told["faults"], told["failed"], told["events_out"]) == (1, 2, 5)
     assert told["last_fault"] == "ValueError: bad luck"
 
 
@@ -138,6 +139,19 @@ def test_who_answers_for_a_fault_may_fail_as_well() -> None:
     put(stage, "ab")
     assert run(stage) == 2
     assert stage.describe()["faults"] >= 2
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit])
+def test_a_handler_that_would_end_the_program_ends_its_batch(kind: type[BaseException]) -> None:
+    answered: list[Exception] = []
+
+    def leave(events: object, dispatch: Dispatch) -> None:
+        raise kind
+
+    stage = queued(leave, batch=1, on_fault=lambda events, error: answered.append(error))
+    put(stage, "ab")
+    assert run(stage) == 2
+    assert len(answered) == stage.describe()["faults"] == 2
 
 
 def test_what_is_no_fault_of_the_handler_is_not_swallowed() -> None:
