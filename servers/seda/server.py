@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from servers.architecture import Architecture
@@ -75,6 +75,10 @@ class SedaOptions:
     queue_policy: str = option(
         "auto", "what a full queue does; auto: reject where the service can say no, else block",
         choices=("auto", *POLICIES),
+    )  # fmt: skip
+    gather: str = option(
+        "", "stages that wait until N events have gathered or the first has waited MS milliseconds "
+        "(cohort scheduling), such as read_file=8/5", metavar="STAGE=N/MS,...",
     )  # fmt: skip
     batch: int | None = option(
         None, f"events handled in one turn, at most (default: {BATCH}, or what the queue holds)",
@@ -133,6 +137,7 @@ class Seda(Architecture):
             policy = "reject" if self._can_reject else "block"
         batch = options.batch or min(BATCH, options.queue_capacity)
         queue = QueueSpec(options.queue_capacity, policy, on_drop=self._dropped)
+        gather = parse_gather(options.gather, list(steps))
         edges = step_edges(self.service)
 
         def spec(name: str, handler: Any, **more: Any) -> StageSpec:
@@ -141,8 +146,10 @@ class Seda(Architecture):
 
         def step_spec(name: str, step: Step) -> StageSpec:
             blocking = getattr(step, "blocking", False)
+            at_least, within_s = gather.get(name, (1, 0.0))
             return spec(
-                name, self._run_step(name, step), to=edges[name], queue=queue, blocking=blocking,
+                name, self._run_step(name, step), to=edges[name], blocking=blocking,
+                queue=replace(queue, at_least=at_least, within_s=within_s),
                 threads=given.get(name, BLOCKING_THREADS if blocking else 1),
                 most_threads=MOST_BLOCKING_THREADS if blocking else None,
                 on_fault=self._faulted,
@@ -382,3 +389,19 @@ def parse_threads(text: str, names: Sequence[str]) -> dict[str, int]:
             raise UsageError(f"--threads: {part!r} is not STAGE=N with N from 1 to {MOST_THREADS}")
         threads[name] = int(number)
     return threads
+
+
+def parse_gather(text: str, names: Sequence[str]) -> dict[str, tuple[int, float]]:
+    """`read_file=8/5` as events and seconds by stage.  Raises UsageError."""
+    found: dict[str, tuple[int, float]] = {}
+    for part in filter(None, text.split(",")):
+        name, _, amount = part.partition("=")
+        events, _, within_ms = amount.partition("/")
+        if name not in names:
+            raise UsageError(f"--gather: there is no step {name!r}; there are {', '.join(names)}")
+        if not (events.isdecimal() and within_ms.isdecimal() and int(events) and int(within_ms)):
+            raise UsageError(
+                f"--gather: {part!r} is not STAGE=N/MS, N events or MS milliseconds, both over 0"
+            )
+        found[name] = int(events), int(within_ms) / 1e3
+    return found

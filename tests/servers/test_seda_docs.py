@@ -21,6 +21,13 @@ def test_the_application_runs_under_every_runner(runner: str) -> None:
     assert len(names["found"]) + len(names["turned_away"]) == 1000
 
 
+@pytest.mark.parametrize("runner", ["pools", "shared"])
+def test_the_delayed_stage_gathers(runner: str) -> None:
+    names: dict[str, Any] = {}
+    exec(BLOCKS[2].replace("(stages)", f"(stages, runner={runner!r})"), names)
+    assert sum(names["inserts"]) == 120
+
+
 def test_the_policy_keeps_the_paying() -> None:
     names: dict[str, Any] = {}
     exec(BLOCKS[1], names)

@@ -11,7 +11,7 @@ from servers.options import UsageError
 from servers.seda import Application, QueueSpec, StageSpec
 from servers.seda.application import check_graph, in_order
 from servers.seda.graph import dot, mermaid
-from servers.seda.server import parse_threads, step_edges
+from servers.seda.server import parse_gather, parse_threads, step_edges
 from servers.service import Request, Service, Session, Step, step
 from servers.services.burst import Burst, BurstOptions
 from tests.servers.web import web
@@ -146,6 +146,28 @@ def test_edges_are_found_in_the_code_or_said() -> None:
 )
 def test_threads_are_given_by_stage(text: str, threads: dict[str, int]) -> None:
     assert parse_threads(text, ["read", "write"]) == threads
+
+
+@pytest.mark.parametrize(
+    ("text", "gather"),
+    [("", {}), ("read_file=8/5,", {"read_file": (8, 0.005)})],
+)
+def test_what_gathers_is_given_by_stage(text: str, gather: dict[str, tuple[int, float]]) -> None:
+    assert parse_gather(text, ["read_file", "respond"]) == gather
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("write=8/5", "there is no step 'write'; there are read_file"),
+        ("read_file=8", "'read_file=8' is not STAGE=N/MS"),
+        ("read_file=0/5", "is not STAGE=N/MS"),
+        ("read_file=8/0", "is not STAGE=N/MS"),
+    ],
+)
+def test_what_cannot_gather_is_one_line(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse_gather(text, ["read_file"])
 
 
 # Pictures
