@@ -14,7 +14,7 @@ import pytest
 from loadgen.arrivals import schedule
 from loadgen.http import run
 from loadgen.http_result import HttpResult, summarise
-from loadgen.http_run import NEVER_SENT, OUTCOMES, HttpConfig, Raw
+from loadgen.http_run import ANSWERED, NEVER_SENT, OUTCOMES, TIMEOUT, HttpConfig, Raw
 from loadgen.mix import Mix, Template
 
 from .fault_server import BODY, CHUNKS, GARBAGE, LONG_BYTES, PIECE, FaultServer, fault_server
@@ -223,6 +223,25 @@ def test_a_connection_ends_after_as_many_requests_as_was_asked(
     of_each = Counter(port for _, port, _, _ in server.log(token).requests)
     assert max(of_each.values()) == 3
     assert sum(count < 3 for count in of_each.values()) <= 4  # those of the end
+
+
+@pytest.mark.parametrize("rate", [None, 300.0], ids=["closed", "open"])
+def test_a_request_without_reply_gives_its_place_to_others_after_the_time_out(
+    server: FaultServer, rate: float | None
+) -> None:
+    token = server.token()
+    cases = Case("silent", ""), Case("half/60", ""), Case("ok", ""), Case("ok", "")
+    templates = [case.template(token) for case in cases]
+    raw, _ = drive(
+        config(server, *templates, rate=rate, duration_s=0.6, timeout_s=0.1, connections=2)
+    )
+    found = raw.records
+    late = found.outcome == TIMEOUT
+    assert late.sum() > 2  # more than connections: those that it had were opened anew
+    assert ((found.done_ns - found.scheduled_ns)[late] >= 0.1e9).all()
+    assert (found.outcome[found.template >= 2] == ANSWERED).any()
+    assert not (found.outcome[found.template < 2] == ANSWERED).any()
+    assert raw.error_kinds["timeout"] == late.sum()
 
 
 def test_more_than_can_be_sent_is_never_sent_and_accounted_for(server: FaultServer) -> None:

@@ -92,7 +92,7 @@ def chunked(draw: st.DrawFn, body: bytes) -> bytes:
     return wire + b"0\r\n" + draw(st.sampled_from([b"", b"Trailer: x\r\n"])) + b"\r\n"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(replies(), CUTS)
 def test_a_reply_is_the_same_however_it_is_cut(
     reply: tuple[bytes, bool, bool, Seen], cuts: list[int]
@@ -102,7 +102,21 @@ def test_a_reply_is_the_same_however_it_is_cut(
     assert read(wire, list(range(len(wire))), head_only=head_only, ended=ended) == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=60, deadline=None)
+@given(replies())
+@example(
+    (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        False, False, Seen(True, 200, b"", 19, True),
+    )
+)  # fmt: skip
+def test_a_reply_may_be_cut_in_two_anywhere(reply: tuple[bytes, bool, bool, Seen]) -> None:
+    wire, head_only, ended, expected = reply
+    for cut in range(1, len(wire)):
+        assert read(wire, [cut], head_only=head_only, ended=ended) == expected
+
+
+@settings(max_examples=200, deadline=None)
 @given(replies(), st.integers(0, 1 << 16))
 def test_a_reply_that_ends_early_is_not_complete(
     reply: tuple[bytes, bool, bool, Seen], cut: int
@@ -115,7 +129,7 @@ def test_a_reply_that_ends_early_is_not_complete(
         assert not found.complete
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=300),
@@ -139,7 +153,7 @@ def test_garbage_is_a_bad_reply_or_none_yet(data: bytes, cuts: list[int]) -> Non
         assert found.isprintable()  # one line, for people
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(replies(), st.integers(0, 1 << 16), st.binary(min_size=1, max_size=3), CUTS)
 def test_a_damaged_reply_is_read_or_refused(
     reply: tuple[bytes, bool, bool, Seen], at: int, damage: bytes, cuts: list[int]
