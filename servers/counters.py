@@ -40,7 +40,7 @@ class Counters:
 
     __slots__ = (
         "abandoned", "accepted", "bytes_in", "bytes_out", "closed", "errors",
-        "refused", "rejected", "replies", "requests",
+        "refused", "rejected", "replies", "requests", "served",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -53,6 +53,7 @@ class Counters:
         self.replies = 0
         self.abandoned = 0
         self.rejected = 0
+        self.served = 0  # their last step was done; counted where admission control asks for it
         self.errors = dict.fromkeys(ERROR_KINDS, 0)
 
 
@@ -89,6 +90,7 @@ class Ledger:
             total.replies += block.replies
             total.abandoned += block.abandoned
             total.rejected += block.rejected
+            total.served += block.served
         for block in self._blocks.copy():
             total.requests += block.requests
             total.accepted += block.accepted

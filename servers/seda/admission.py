@@ -101,6 +101,8 @@ class Admission(Controller):
     """Of the target: the bucket's depth, in time; but twice `LEAST_INSIDE` may come at once."""
     PATIENCE_NS = 200_000_000
     """A look at fewer answers than a full sample waits so long for more."""
+    LONGEST_NS = 5_000_000_000
+    """And so long for the first: a stage that answers batch by batch is no faster for that."""
     FREE_NS = 1_000_000_000
     """In which nobody was refused, or the load was `LIGHT` or less of the limit: no limit."""
     LIGHT = 0.8
@@ -123,6 +125,7 @@ class Admission(Controller):
         self._p90_s: float | None = None
         self._measured = 0.0  # requests/s that were completed while others waited
         self._capacity = 0.0  # the same, or our guess since; 0: not known
+        self._rate = 0.0  # requests/s that were completed of late, smoothed
         self._step = self.LEAST_STEP
         now_ns = time.monotonic_ns()
         self._seen = (now_ns, 0, 0, 0)  # at the last look: when; admitted, refused, completed
@@ -160,7 +163,8 @@ class Admission(Controller):
         entered, turned_away, answered = (
             now - then for now, then in zip((admitted, refused, completed), seen, strict=True)
         )
-        if answered < self.FULL_SAMPLE and now_ns - seen_ns < self.PATIENCE_NS:
+        patience_ns = self.LONGEST_NS if entered and not answered else self.PATIENCE_NS
+        if answered < self.FULL_SAMPLE and now_ns - seen_ns < patience_ns:
             return
         self._seen = (now_ns, admitted, refused, completed)
         sample = self._take_sample()
@@ -207,8 +211,9 @@ class Admission(Controller):
     def _adjust(self, rate: float, refuses: bool, keeps_up: bool, all_waited: bool) -> None:
         """`rate` requests a second were answered since the last look."""
         assert self._p90_s is not None
+        self._rate += self.MEASURED * (rate - self._rate)
         if self._pressure > self.QUEUED:
-            if rate * self._p90_s < self.LEAST_INSIDE:
+            if self._rate * self._p90_s < self.LEAST_INSIDE:
                 return
             weight = self.MEASURED if self._capacity else 1.0
             measured = self._capacity + weight * (rate - self._capacity)

@@ -227,6 +227,7 @@ class Seda(Architecture):
             if tracer:
                 tracer.passed(requests, name, begin_ns)
             if finished:
+                self._counters().served += len(finished)
                 dispatch("write", finished)
             if onward:
                 self._dispatch(onward, dispatch)
@@ -290,9 +291,8 @@ class Seda(Architecture):
         return counters
 
     def _completed(self) -> int:
-        """Requests that were answered, and not by turning them away."""
-        total = self.ledger.total()
-        return total.replies - total.rejected
+        """Requests whose steps are done: replies less refusals would count those on their way."""
+        return self.ledger.total().served
 
     def _accept_failed(self) -> None:
         self._counters().errors["accept"] += 1

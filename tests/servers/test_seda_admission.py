@@ -85,7 +85,8 @@ class Simulation:
             batch = [at_ns]
             while (after := at_ns + self.draw.expovariate(rate) * 1e9) < batch[0] + 1e6:
                 batch.append(at_ns := after)
-            self.advance(at_ns)
+            at_ns = max(at_ns, batch[0] + 1e6)
+            self.advance(batch[-1])
             self.serve(batch, window)
         self.advance(end_ns)
         window.refused = self.controller.refused - refused
