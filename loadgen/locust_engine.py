@@ -47,7 +47,7 @@ PROTOCOL = 1
 
 REPORT_S = 0.5
 
-LEASE_S = 3.0
+LEASE_S = 2.5
 
 REPORT, SHARE = "sedabench_report", "sedabench_share"
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import locust.runners
@@ -28,6 +29,7 @@ from loadgen.http_probe import read_url
 from loadgen.locust_conductor import Conductor
 from loadgen.locust_engine import Bridge
 from loadgen.locust_histogram import bucket_ms
+from loadgen.locust_record import Record
 from loadgen.locust_shapes import all_shapes, shape_named
 from loadgen.target import LoadError, resolve
 
@@ -65,7 +67,11 @@ def set_up(environment: Environment, **_: Any) -> None:
         _set_up(environment)
     except LoadError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        environment.process_exit_code = 2
+        options = environment.parsed_options
+        if options is not None and options.record:
+            refused = Record({})
+            refused.error = str(error)
+            refused.write(Path(options.record), "failed")
         sys.exit(2)
 
 

@@ -1,0 +1,301 @@
+"""Swarms for real: a master and workers as processes, on loopback and across network namespaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from sedabench import load_run, swarm
+from sedabench.results import Run
+
+DEADLINE_S = 60.0
+
+BIN_S = 0.5
+"""Of a swarm's timeline."""
+
+MAIN = """
+from sedabench.cli import cli, main
+from sedabench.cli_swarm import swarm
+cli.add_command(swarm)
+main()
+"""
+"""The command, mounted here in case it is not."""
+
+ANOTHER_VERSION = """
+import sys
+import loadgen.locust_engine as engine
+engine.version = lambda: "sedabench 9.9 (protocol 9), locust 2.47"
+sys.argv = ["locust", "-f", sys.argv[1], "EngineUser", "--worker", "--master-port", sys.argv[2]]
+from locust.main import main
+main()
+"""
+
+
+def start(*arguments: str, prefix: tuple[str, ...] = (), main: str = MAIN) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-c", main, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+@contextmanager
+def running(*arguments: str, **how: Any) -> Iterator[subprocess.Popen[str]]:
+    process = start(*arguments, **how)
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """It and what it started: it leads a session."""
+    try:
+        os.killpg(process.pid, 9)
+    except ProcessLookupError:
+        pass
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
+@contextmanager
+def server(host: str = "127.0.0.1", prefix: tuple[str, ...] = ()) -> Iterator[tuple[Any, int]]:
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-m", "servers", "eventloop", "--service", "web",
+         "--host", host, "--port", "0"],
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        yield process, json.loads(process.stdout.readline())["port"]
+    finally:
+        kill(process)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=DEADLINE_S)
+    return process.returncode, out, err
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not what():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def timeline(run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run.path / swarm.TIMELINE).read_text())
+    return found
+
+
+def requests_of(pid: int) -> int:
+    """Of a server, so that a test sees when a load has begun: connections it has."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208
+    except OSError:
+        return 0
+
+
+def test_a_worker_killed_in_the_middle_leaves_the_rate_as_asked(tmp_path: Path) -> None:
+    port, out = free_port(), tmp_path / "run"
+    with ExitStack() as stack:
+        target, at = stack.enter_context(server())
+        idle = requests_of(target.pid)
+        workers = [
+            stack.enter_context(running("swarm", "--worker", "--port", f"{port}", "--wait", "30"))
+            for _ in range(2)
+        ]
+        master = stack.enter_context(
+            running(
+                "swarm", "--master", "--workers", "2", "--port", f"{port}", "--out", f"{out}",
+                "--target", f"http://127.0.0.1:{at}/healthz", "--rate", "400", "--duration", "9",
+                "--warmup", "0.5", "--arrivals", "constant", "--connections", "4",
+            )
+        )  # fmt: skip
+        wait_for(lambda: requests_of(target.pid) >= idle + 8)
+        time.sleep(2.5)  # of the load itself
+        os.killpg(workers[0].pid, 9)
+        killed = time.monotonic()
+        status, said, errors = finished(master)
+        assert status == 0, errors
+        assert time.monotonic() - killed > 4
+    run = load_run(out)
+    (trial,) = run.trials.to_dict("records")
+    assert trial["workers"] == 2
+    assert trial["asked_rps"] == 400
+    assert "was lost" in trial["warnings"]
+    assert "asked/s" in said
+    assert len(run.manifest["machines"]) == 2
+    assert all("kernel" in facts for facts in run.manifest["machines"].values())
+    # Halved for a while, five seconds at most, and right before and after.
+    offered = [2 * count for count in timeline(run)["offered"]][1:18]
+    slow = [rate for rate in offered if rate < 300]
+    assert 0 < len(slow) * BIN_S <= 5
+    assert median(rate for rate in offered if rate >= 300) == pytest.approx(400, rel=0.05)
+    assert median(offered[-3:]) == pytest.approx(400, rel=0.1)
+    assert swarm.draw(run)
+
+
+def test_a_server_killed_in_the_middle_costs_requests_and_not_the_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with server() as (target, at):
+        idle = requests_of(target.pid)
+        with running(
+            "swarm", "--local", "2", "--port", f"{free_port()}", "--out", f"{out}",
+            "--target", f"http://127.0.0.1:{at}/healthz", "--rate", "200", "--duration", "4",
+            "--warmup", "0", "--timeout", "0.5", "--connections", "4",
+        ) as master:  # fmt: skip
+            wait_for(lambda: requests_of(target.pid) >= idle + 8)
+            time.sleep(1.5)  # of the load itself
+            kill(target)
+            status, _, errors = finished(master)
+            assert status == 0, errors
+    (trial,) = load_run(out).trials.to_dict("records")
+    failed = trial["connection_errors"] + trial["never_sent"] + trial["timeouts"]
+    assert trial["answered"] > 0
+    assert failed > 0
+    assert trial["answered"] + failed == trial["scheduled"]
+    assert trial["scheduled"] == pytest.approx(200 * trial["duration_s"], rel=0.3)
+
+
+NAMES = ("sbs", "sbm", "sba", "sbb")
+
+
+@contextmanager
+def namespaces() -> Iterator[tuple[dict[str, str], bool]]:
+    """Four on one bridge, by name, and if there are 3 ms of delay out of each (netem, if known)."""
+    bridge = f"sb{os.getpid() % 100_000}"
+    made = {name: f"{name}{os.getpid()}" for name in NAMES}
+
+    def ip(*arguments: str) -> None:
+        done = subprocess.run(
+            ["ip", *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"network namespaces are not permitted here: {done.stderr.strip()}")
+
+    try:
+        for name in (bridge, *made.values()):
+            ip("netns", "add", name)
+        ip("-n", bridge, "link", "add", "name", "bridge0", "type", "bridge")
+        ip("-n", bridge, "link", "set", "dev", "bridge0", "up")
+        for number, (name, inside) in enumerate(made.items(), 1):
+            ip("-n", inside, "link", "set", "lo", "up")
+            ip("-n", inside, "link", "add", "name", "eth0", "type", "veth", "peer", "name", name,
+               "netns", bridge)  # fmt: skip
+            ip("-n", bridge, "link", "set", "dev", name, "master", "bridge0", "up")
+            ip("-n", inside, "addr", "add", f"10.213.7.{number}/24", "dev", "eth0")
+            ip("-n", inside, "link", "set", "dev", "eth0", "up")
+            delayed = subprocess.run(
+                ["ip", "netns", "exec", inside, "tc", "qdisc", "add", "dev", "eth0", "root",
+                 "netem", "delay", "3ms"], capture_output=True, timeout=20, check=False,
+            )  # fmt: skip
+        yield made, not delayed.returncode
+    finally:
+        for name in (bridge, *made.values()):
+            subprocess.run(
+                ["ip", "netns", "del", name], capture_output=True, timeout=20, check=False
+            )
+
+
+def test_a_swarm_across_machines_with_addresses_of_their_own(tmp_path: Path) -> None:
+    if not os.access("/usr/sbin/ip", os.X_OK) and not os.access("/sbin/ip", os.X_OK):
+        pytest.skip("there is no ip command (package iproute2)")
+    out = tmp_path / "run"
+    with ExitStack() as stack:
+        made, delayed = stack.enter_context(namespaces())
+        inside = {name: ("ip", "netns", "exec", space) for name, space in made.items()}
+        _, at = stack.enter_context(server("10.213.7.1", prefix=inside["sbs"]))
+        for name in ("sba", "sbb"):
+            stack.enter_context(
+                running(
+                    "swarm", "--worker", "--master-host", "10.213.7.2", "--allow-remote",
+                    "--wait", "30", prefix=inside[name],
+                )
+            )  # fmt: skip
+        master = stack.enter_context(
+            running(
+                "swarm", "--master", "--workers", "2", "--bind", "10.213.7.2", "--out", f"{out}",
+                "--allow-remote", "--target", f"http://10.213.7.1:{at}/healthz", "--rate", "200",
+                "--duration", "3", "--warmup", "0.5", "--connections", "8", prefix=inside["sbm"],
+            )
+        )  # fmt: skip
+        status, _, errors = finished(master)
+        assert status == 0, errors
+    run = load_run(out)
+    (trial,) = run.trials.to_dict("records")
+    assert trial["workers"] == 2
+    assert trial["answered"] == trial["scheduled"] > 0
+    if delayed:
+        assert trial["latency_p50_us"] > 5500
+
+
+def test_a_worker_that_cannot_reach_its_master_says_so_in_one_line() -> None:
+    with running("swarm", "--worker", "--port", f"{free_port()}", "--wait", "0") as worker:
+        status, out, errors = finished(worker)
+    assert status == 2
+    assert out == ""
+    assert errors.startswith("error: no master at 127.0.0.1:")
+    assert errors.count("\n") == 1
+
+
+def test_a_worker_of_another_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    port = free_port()
+    locustfile = swarm.locust_command()[-1]
+    with server() as (_, at), running(
+        "swarm", "--master", "--workers", "2", "--port", f"{port}", "--out", f"{tmp_path / 'run'}",
+        "--target", f"http://127.0.0.1:{at}/healthz", "--rate", "100",
+    ), running(locustfile, f"{port}", main=ANOTHER_VERSION) as worker:  # fmt: skip
+        status, _, errors = finished(worker)
+    assert status == 2
+    lines = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert "this worker is sedabench 9.9" in lines[0]
+    assert "install the same version on both" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--local"),
+        (("--local", "2"), "--target"),
+        (("--local", "2", "--master"), "one of"),
+        (("--local", "1", "--target", "http://192.0.2.1/", "--rate", "10"), "--allow-remote"),
+        (("--local", "1", "--target", "http://127.0.0.1:9/", "--rate", "10"), "nothing listens"),
+        (("--worker", "--master-host", "192.0.2.1"), "--allow-remote"),
+        (
+            ("--local", "1", "--target", "http://127.0.0.1/", "--rate", "1", "--shape", "spike",
+             "--spike", "3,5"),
+            "--spike must be 3 numbers",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    more = ("--out", f"{tmp_path / 'run'}", "--port", f"{free_port()}")
+    with running("swarm", *arguments, *more) as process:
+        status, _, errors = finished(process)
+    assert status == 2
+    lines = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert not (tmp_path / "run").exists()
