@@ -37,21 +37,19 @@ import sys
 import time
 from array import array
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-from loadgen.arrivals import generator
 from loadgen.collector import no_garbage_collection
+from loadgen.engine_arrivals import Arrivals
+from loadgen.engine_settings import Settings
 from loadgen.http import BATCH, FOREVER_NS, RECEIVE_BYTES, SENDS_A_TURN, TICK_NS
 from loadgen.http_connections import BUSY, IDLE, Connections
-from loadgen.http_probe import Url, ask, read_url
 from loadgen.http_reply import END
 from loadgen.http_run import ANSWERED, NEVER_SENT, OUTCOMES, REJECTED, HttpConfig
 from loadgen.locust_histogram import BUCKETS, buckets_of
-from loadgen.mix import Mix, Template, load_mix, single
 from loadgen.target import LoadError
 
 SLICE_NS = 50_000_000
@@ -75,74 +73,6 @@ WARM_UP = -1
 
 LATENCY, REJECTION, SERVICE, LAG = range(4)
 KINDS = ("latency", "rejected", "service", "send_lag")
-
-PROBE_S = 5.0
-
-STREAM = 3
-"""Sets the draw of arrivals apart from others of the same seed."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The first line of standard input."""
-
-    target: str
-    mix: str | None = None
-    connections: int = 64
-    timeout_s: float = 5.0
-    slo_s: float = 0.1
-    arrivals: str = "poisson"
-    """`poisson` or `constant`; everything else is a change of rate."""
-    seed: int = 1
-    spin: bool = False
-    allow_remote: bool = False
-
-    def config(self) -> HttpConfig:
-        """Of the run, once somebody answered there.  Raises LoadError."""
-        if self.arrivals not in ("poisson", "constant"):
-            raise LoadError(f"arrivals of a swarm are poisson or constant, not {self.arrivals!r}")
-        url = read_url(self.target, allow_remote=self.allow_remote)
-        mix = open_mix(url, self.mix)
-        ask(url, mix.templates[0], max(PROBE_S, self.timeout_s))
-        return HttpConfig(
-            target=url.target, host=url.host, mix=mix, connections=self.connections, rate=1.0,
-            timeout_s=self.timeout_s, slo_s=self.slo_s, seed=self.seed, spin=self.spin,
-        )  # fmt: skip
-
-
-def open_mix(url: Url, name: str | None) -> Mix:
-    """The mix of that name, which may need to ask the server what there is."""
-
-    def fetch(path: str) -> bytes:
-        status, body = ask(url, Template(path, "GET", path, 1.0), PROBE_S)
-        if status != 200:
-            raise LoadError(f"{url.target} answers {path} with {status}: mix {name!r} needs it")
-        return body
-
-    return single(url.path) if name is None else load_mix(name, fetch)
-
-
-class Arrivals:
-    """When requests of the next slice are due: a process whose rate may change between slices."""
-
-    def __init__(self, kind: str, seed: int) -> None:
-        self._random = generator(seed, STREAM)
-        self._evenly = kind == "constant"
-        self._part = 0.0  # of the gap before the next evenly spaced request, what has passed
-
-    def times(self, begin_ns: int, lasts_ns: int, rate: float) -> npt.NDArray[np.int64]:
-        """Ascending, all in the slice.  Nothing of a Poisson process carries over."""
-        expected = rate * lasts_ns / 1e9
-        if expected <= 0:
-            return np.empty(0, np.int64)
-        if self._evenly:
-            reached = self._part + expected
-            units = np.arange(1, int(reached) + 1) - self._part
-            self._part = reached - int(reached)
-        else:
-            units = np.sort(self._random.random(self._random.poisson(expected))) * expected
-        offsets = np.minimum((units * (lasts_ns / expected)).astype(np.int64), lasts_ns - 1)
-        return begin_ns + offsets
 
 
 class Engine:

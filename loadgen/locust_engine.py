@@ -133,7 +133,7 @@ class Bridge:
         assert runner is not None
         runner.register_message(SHARE, self._on_share)
         environment.events.test_stop.add_listener(lambda **_: self.stop())  # type: ignore[no-untyped-call]
-        gevent.spawn(self._keep_reporting)
+        gevent.spawn_later(REPORT_S, self._keep_reporting)
 
     def start(self) -> None:
         """Start the engine, unless it runs: a worker needs one, however many users it has."""

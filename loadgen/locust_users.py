@@ -18,7 +18,8 @@ from locust import FastHttpUser, User, task
 from loadgen import locust_options
 from loadgen.burst import ACK_BYTES
 from loadgen.connect import error_kind
-from loadgen.engine_process import CHOICES, open_mix
+from loadgen.engine_settings import open_mix
+from loadgen.http import CHOICES
 from loadgen.http_probe import read_url
 from loadgen.locust_engine import may_be_remote
 from loadgen.mix import Mix

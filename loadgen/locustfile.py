@@ -82,7 +82,8 @@ def _set_up(environment: Environment) -> None:
         Bridge.of = Bridge(environment, options.allow_remote)
     if isinstance(environment.runner, WorkerRunner):
         return  # what to do comes from the master
-    if not options.user_classes and not options.class_picker:
+    named = options.user_classes or options.class_picker
+    if EngineUser in environment.user_classes and not named:
         environment.user_classes = [EngineUser]
     if options.target or options.host:
         target = locust_options.target(options)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen import locust_plan
-from loadgen.engine_process import COUNTS, SLICE_NS, Arrivals
+from loadgen.engine_arrivals import Arrivals
+from loadgen.engine_process import COUNTS, SLICE_NS
 from loadgen.locust_histogram import bucket_ms, buckets_of, percentile_us, summary_us, us_of
 from loadgen.locust_plan import Step, step_at
 from loadgen.locust_record import BIN_S, Record
