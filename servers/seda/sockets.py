@@ -24,6 +24,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -106,7 +107,8 @@ class Readiness:
         self.rested_ns = 0
         """Time since the last look in which a runner waited in our place."""
         self._looked_ns = time.monotonic_ns()
-        self._left_ns = 0
+        self._full: deque[int] = deque()  # time away before each full look since one was not
+        self._full_ns = 0  # their sum
         self._epoll = select.epoll()
         self._once = select.EPOLLONESHOT if readers > 1 else 0
         self.shared = readers > 1
@@ -125,7 +127,7 @@ class Readiness:
             ready: list[Ready] = []
             asked_ns = time.monotonic_ns()
             found = self._epoll.poll(timeout_s, most)
-            self._note(asked_ns, len(found) == most)
+            self._note(asked_ns, len(found), most)
             for descriptor, events in found:
                 connection = find(descriptor)
                 if connection is not None:
@@ -135,18 +137,30 @@ class Readiness:
             if ready or timeout_s is not None:
                 return ready
 
-    def _note(self, asked_ns: int, full: bool) -> None:
+    def _note(self, asked_ns: int, found: int, most: int) -> None:
         """How long what was found may have waited: since nobody looked, if it was there at once.
 
-        Twice as long if the last look was at as many as it could take, and left others.
+        A look that takes as many as it can leaves others.  The kernel shows each
+        in its turn, so each has waited for as many full looks as it takes to
+        see all connections, at most.  Of several readers none knows when another looked.
         """
         now_ns = time.monotonic_ns()
+        if self.shared:
+            self.oldest_ns = now_ns
+            return
         away_ns = max(0, asked_ns - self._looked_ns - self.rested_ns)
-        waited_ns = away_ns + self._left_ns - (now_ns - asked_ns)
+        waited_ns = away_ns + self._full_ns - (now_ns - asked_ns)
         self.oldest_ns = now_ns - max(0, waited_ns)
-        self._left_ns = away_ns if full else 0
         self._looked_ns = now_ns
         self.rested_ns = 0
+        if found == most:
+            self._full.append(away_ns)
+            self._full_ns += away_ns
+            while len(self._full) * most > len(self.connections):
+                self._full_ns -= self._full.popleft()
+        elif self._full:
+            self._full.clear()
+            self._full_ns = 0
 
     def add(self, connection: StagedConnection) -> None:
         # The lock: a late event of a closed connection, whose descriptor this one has got,

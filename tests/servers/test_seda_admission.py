@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import socket
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -14,6 +16,8 @@ import pytest
 
 from servers.seda import Admission
 from servers.seda.admission import TokenBucket
+from servers.seda.sockets import Readiness, StagedConnection
+from tests.servers.web import web
 
 SECOND_NS = 1_000_000_000
 SLO_MS = 100.0
@@ -327,6 +331,60 @@ def test_when_the_load_has_gone_nothing_is_known_of_the_response_time(load: Load
     load.second(response_ms=10)  # nor is what was then held against who comes next
     assert load.controller.limit is None
     assert load.controller.p90_ms == pytest.approx(10)
+
+
+# How long requests wait in the kernel
+
+
+@pytest.fixture
+def readiness() -> Iterator[Readiness]:
+    """A reader's view of four connections, each of which has something to read."""
+    readiness = Readiness(readers=1)
+    pairs = [socket.socketpair() for _ in range(4)]
+    for ours, peer in pairs:
+        ours.setblocking(False)
+        readiness.add(StagedConnection(ours, web().session(), 0))
+        peer.sendall(b"x")
+    yield readiness
+    for ours, peer in pairs:
+        ours.close()
+        peer.close()
+
+
+def be_away(seconds: float) -> int:
+    """What the reader does meanwhile; how long, in nanoseconds."""
+    begin_ns = time.monotonic_ns()
+    while time.monotonic_ns() - begin_ns < seconds * SECOND_NS:
+        pass
+    return int(seconds * SECOND_NS)
+
+
+def waited_ns(readiness: Readiness, most: int) -> int:
+    asked_ns = time.monotonic_ns()
+    assert readiness.take(most, 1)
+    return asked_ns - readiness.oldest_ns
+
+
+def test_what_came_while_nobody_looked_may_have_waited_since_then(readiness: Readiness) -> None:
+    readiness.take(16, 0)
+    away_ns = be_away(0.01)
+    assert waited_ns(readiness, 16) >= away_ns
+
+
+def test_what_a_full_look_left_has_waited_for_as_many_as_show_all(readiness: Readiness) -> None:
+    readiness.take(16, 0)
+    waits = []
+    for _ in range(6):
+        away_ns = be_away(0.01)
+        waits.append(waited_ns(readiness, 2) / away_ns)
+    assert waits[1] >= 2
+    assert min(waits[2:]) >= 3  # this look, and two for the four connections
+
+
+def test_time_in_which_somebody_waited_in_its_place_is_no_wait(readiness: Readiness) -> None:
+    readiness.take(16, 0)
+    readiness.rested_ns += be_away(0.2)
+    assert waited_ns(readiness, 16) < 0.2 * SECOND_NS
 
 
 # The bucket
