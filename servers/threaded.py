@@ -134,8 +134,10 @@ class Threaded(Architecture):
         ready.register(self.listener, select.POLLIN)
         ready.register(self.wakeup, select.POLLIN)
         look_ns = 0
+        # Never for ever: a signal that comes just before poll(), or to another thread, does
+        # not end it, and its handler runs on this thread alone.
+        tick_ms = max(1, int(look_every_s(self.server) * 1e3))
         while True:
-            tick_ms = look_every_s(self.server) * 1e3 if self.hurries else None
             descriptors = [descriptor for descriptor, _ in ready.poll(tick_ms)]
             if self.wakeup in descriptors:
                 return

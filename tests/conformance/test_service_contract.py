@@ -11,6 +11,7 @@ from tests.conformance.server import (
     SCRIPT,
     Server,
     closed_by_peer,
+    in_flight,
     read_exactly,
     read_to_end,
     reset,
@@ -154,8 +155,13 @@ def test_every_request_is_answered_or_abandoned(server: Server, lines: list[str]
             with suppress(ConnectionError):
                 sock.recv(received)
             reset(sock)
-    after = server.rest()  # which waits until nothing is in flight
-    assert after["connections"]["accepted"] == before["connections"]["accepted"] + 4
+    accepted = before["connections"]["accepted"] + 4
+    server.wait_for(
+        lambda stats: (
+            stats["connections"]["accepted"] == accepted
+            and stats["connections"]["now"] == in_flight(stats) == 0
+        )
+    )
 
 
 def test_one_session_is_never_in_two_threads_at_once(server: Server) -> None:

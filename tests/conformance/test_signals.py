@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,21 @@ def test_an_idle_server_says_goodbye_and_exits(variant: tuple[str, ...], number:
         server.wait()
         with pytest.raises(ConnectionRefusedError):
             server.connect()
+
+
+def test_a_signal_that_meets_another_thread_than_the_main_one_is_heard(
+    variant: tuple[str, ...],
+) -> None:
+    # So the kernel may choose; and one that comes just before the main thread waits is no better.
+    with Server(*variant, *BURST) as server, server.connect() as sock:
+        sock.sendall(bytes(BURST_BYTES))
+        assert read_exactly(sock, 32) == ACK_BYTES
+        threads = {int(task.name) for task in Path(f"/proc/{server.pid}/task").iterdir()}
+        tgkill = ctypes.CDLL(None).tgkill
+        assert tgkill(server.pid, max(threads - {server.pid}), signal.SIGTERM) == 0
+        assert read_to_end(sock) == b""
+        sock.close()
+        server.wait()
 
 
 def test_a_burst_in_flight_is_still_received_and_acknowledged(variant: tuple[str, ...]) -> None:
