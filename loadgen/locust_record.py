@@ -73,12 +73,14 @@ class Record:
         self._bins: dict[int, _Bin] = {}
         self._asked: dict[int, tuple[float, str]] = {}
         self._spans_s: dict[int, tuple[float, float]] = {}
+        self._factor_s: defaultdict[int, float] = defaultdict(float)
         self._warned: defaultdict[int, list[str]] = defaultdict(list)
 
     def asked(self, trial: int, factor: float, phase: str, at_s: float) -> None:
         """The highest factor of a trial is what it is known by; `at_s` is within it."""
-        first_s = self._spans_s.get(trial, (at_s, at_s))[0]
+        first_s, last_s = self._spans_s.get(trial, (at_s, at_s))
         self._spans_s[trial] = (first_s, at_s)
+        self._factor_s[trial] += factor * (at_s - last_s)
         known = self._asked.get(trial, (0.0, phase))[0]
         self._asked[trial] = (max(known, factor), phase)
 
@@ -173,7 +175,7 @@ class Record:
             "target": parameters["target"],
             "mix": parameters["mix"] or None,
             "arrivals": parameters["arrivals"],
-            "rate": parameters["rate"] * self._asked.get(number, (1.0, ""))[0],
+            "rate": parameters["rate"] * self._mean_factor(number),
             "seed": parameters["seed"],
             "workers": workers,
             "connections": parameters["connections"] * workers,
@@ -204,6 +206,13 @@ class Record:
         return result | {
             "valid": not reasons, "invalid_reasons": reasons, "warnings": warnings,
         }  # fmt: skip
+
+    def _mean_factor(self, number: int) -> float:
+        """Over the trial's time: of a spike it is less than its peak."""
+        first_s, last_s = self._spans_s.get(number, (0.0, 0.0))
+        if last_s > first_s:
+            return self._factor_s[number] / (last_s - first_s)
+        return self._asked.get(number, (1.0, ""))[0]
 
     def _by_class(self, trial: _Trial) -> dict[str, dict[str, float | None]]:
         found: dict[str, dict[str, float | None]] = {}

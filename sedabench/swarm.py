@@ -49,7 +49,7 @@ TIMELINE = "timeline.json"
 COLUMNS = (
     *http_columns.COLUMNS,
     Column("workers", "int", "", "workers whose engine took part in the trial"),
-    Column("asked_rps", "float", "1/s", "the rate times the load of the trial"),
+    Column("asked_rps", "float", "1/s", "the rate times the load, the mean over the trial"),
 )
 
 POLL_S = 0.2
