@@ -13,6 +13,7 @@ from sedabench import results
 from sedabench.burst_columns import COLUMNS
 from sedabench.errors import DamagedRunError, UserError
 from sedabench.experiments import figure1
+from sedabench.http_columns import COLUMNS as HTTP_COLUMNS
 from sedabench.results import RunWriter, read_folder
 from tests.sedabench.conftest import Command, MakeRun
 
@@ -29,7 +30,8 @@ def test_columns_are_typed(make_run: MakeRun) -> None:
 
 def test_every_column_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "measurement.md").read_text()
-    assert [c.name for c in COLUMNS if f"| `{c.name}` |" not in page] == []
+    documented = (*COLUMNS, *HTTP_COLUMNS)
+    assert [c for c in documented if f"| `{c.name}` | {c.kind} | {c.unit} | " not in page] == []
 
 
 def test_a_run_without_a_finished_trial_can_be_read(make_run: MakeRun) -> None:
