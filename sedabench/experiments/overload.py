@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from sedabench import http_columns, servers_under_test
+from sedabench.calibration import load_calibration, warnings_for
 from sedabench.errors import UserError, unknown
 from sedabench.experiments import common
 from sedabench.experiments.common import Bench
@@ -244,6 +245,7 @@ def run(config: Overload, out: Path, progress: Progress | None = None) -> tuple[
         "compute_loops_per_us": site.loops_per_us,
         "capacity_rps": None,
         "capacity_by_server_rps": {},
+        "calibration": load_calibration(),
     }
     manifest = common.manifest(NAME, config, bench, plan, more)
     with RunWriter.create(out, manifest, http_columns.COLUMNS) as writer:
@@ -305,8 +307,18 @@ def _capacity(writer: RunWriter) -> float:
             f"no capacity trial is valid ({reasons.iloc[0]}), so no load can be offered; "
             f"see {writer.path / 'trials.csv'}"
         )
-    writer.update(capacity_rps=max(found.values()), capacity_by_server_rps=found)
-    return max(found.values())
+    highest = max(found.values())
+    loads = (cell["load"] for cell in writer.manifest["plan"] if cell["load"] is not None)
+    asked_rps = highest * max(map(float, loads), default=1.0)
+    writer.update(
+        capacity_rps=highest,
+        capacity_by_server_rps=found,
+        warnings=[
+            *(writer.manifest.get("warnings") or []),
+            *warnings_for(asked_rps, writer.manifest.get("calibration")),
+        ],
+    )
+    return highest
 
 
 def capacities(finished: Run) -> dict[str, float]:
