@@ -22,6 +22,7 @@ from sedabench.cli_calibrate import calibrate
 from sedabench.cli_compare import compare
 from sedabench.cli_report import report
 from sedabench.cli_run import run
+from sedabench.cli_swarm import swarm
 from sedabench.errors import StoppedBySignal, UserError, one_line
 
 WORKLOADS = {"burst": "closed loop: bursts of 1000 packets of 8 KB, one 32-byte ACK each"}
@@ -83,6 +84,7 @@ cli.add_command(run)
 cli.add_command(compare)
 cli.add_command(calibrate)
 cli.add_command(report)
+cli.add_command(swarm)
 cli.add_command(
     _Load("load", short_help="Send load to a server: sedabench load burst --target HOST:PORT.")
 )

@@ -18,6 +18,7 @@ EXPERIMENTS: dict[str, str] = {
     "figure1": "sedabench.experiments.figure1",
     "overload": "sedabench.experiments.overload",
     "peers": "sedabench.experiments.peers",
+    "swarm": "sedabench.swarm",
 }
 """name -> module; imported only when asked for."""
 

@@ -308,8 +308,7 @@ def _capacity(writer: RunWriter) -> float:
             f"see {writer.path / 'trials.csv'}"
         )
     highest = max(found.values())
-    loads = (cell["load"] for cell in writer.manifest["plan"] if cell["load"] is not None)
-    asked_rps = highest * max(map(float, loads), default=1.0)
+    asked_rps = highest * max((cell.get("load", 1) for cell in writer.manifest["plan"]), default=1)
     writer.update(
         capacity_rps=highest,
         capacity_by_server_rps=found,
