@@ -24,7 +24,7 @@ def _loads(
 
 
 @click.command(short_help="Throughput, goodput, latency when more is asked for than can be done.")
-@click.option("--quick", is_flag=True, help="6 loads, 2 repeats, windows of 1.2 s: under three minutes. Without it 11 loads, 5 repeats, windows of 4 s: 25 minutes.")  # fmt: skip  # noqa: E501
+@click.option("--quick", is_flag=True, help="6 loads, 2 repeats, windows of 1.2 s: under three minutes. Without it 11 loads, 5 repeats, windows of 3 s: 20 minutes.")  # fmt: skip  # noqa: E501
 @click.option("--workload", metavar="NAME", help="dynamic: 300 us of computing; mixed: 70 % cached files, 20 % behind a modelled disk, 10 % 1 ms of computing; static: SPECweb99's files.  [default: dynamic]")  # fmt: skip  # noqa: E501
 @click.option("--server", "servers", multiple=True, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare; repeat it. A bare 'seda' gets queues of 64, batches of 32 and an admission target of 0.8 of the SLO. nginx and others that are not ours take no options.  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
 @click.option("--definitions", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with further servers for --server; repeat it.")  # fmt: skip  # noqa: E501
@@ -73,7 +73,7 @@ def overload(
         make = experiment.Overload.quick if quick else experiment.Overload.full
         external = load_external(definitions)
         if servers:
-            options = experiment.default_options(make(**changes).slo_ms)
+            options = experiment.default_options(make(**changes))
             changes["servers"] = servers_under_test.parse_specs(servers, options, external)
         return make(**changes)
 

@@ -83,7 +83,7 @@ def test_the_spike_rises_from_half_the_capacity_to_twice_and_the_server_is_watch
 
 def test_a_bare_seda_has_its_admission_target_from_the_slo() -> None:
     spec = next(spec for spec in Overload.quick(slo_ms=50.0).servers if spec.label == "seda")
-    assert spec.options[:2] == ("--admission-target-ms", f"{50 * overload.TARGET_SHARE:g}")
+    assert spec.options[:2] == ("--admission-target-ms", f"{50 * overload.SEDA['dynamic'][0]:g}")
 
 
 def rejected(**changes: Any) -> str:
