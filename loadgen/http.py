@@ -245,7 +245,9 @@ class _Load:
         connections.due = sent
         start_ns = self.start_ns
         next_tick_ns = 0
-        last, verdicts = [b""] * len(wires), [0] * len(wires)
+        # The last whole reply to each template: comparing it costs 75 ns, a look at a head 520.
+        last: list[bytes | None] = [None] * len(wires)
+        verdicts = [0] * len(wires)
         while True:
             now = clock()
             if now >= next_tick_ns:
