@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test check bench clean
+.PHONY: help setup figures test test-all check bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -28,6 +28,9 @@ figures: $(READY)  ## set up, run both experiments in quick form, say where the 
 
 test: $(READY)  ## set up, run the tests
 	$(BIN)/python -m pytest --numprocesses 2
+
+test-all: $(READY)  ## the same, and those that take their time
+	$(BIN)/python -m pytest --numprocesses 2 -m ""
 
 check: $(READY)  ## lint and types
 	$(BIN)/ruff check .

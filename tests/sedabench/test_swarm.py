@@ -116,6 +116,7 @@ def requests_of(pid: int) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_leaves_the_rate_as_asked(tmp_path: Path) -> None:
     port, out = free_port(), tmp_path / "run"
     with ExitStack() as stack:
@@ -156,6 +157,7 @@ def test_a_worker_killed_in_the_middle_leaves_the_rate_as_asked(tmp_path: Path) 
     assert swarm.draw(run)
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_costs_requests_and_not_the_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with server() as (target, at):
@@ -218,6 +220,7 @@ def namespaces() -> Iterator[tuple[dict[str, str], bool]]:
             )
 
 
+@pytest.mark.slow
 def test_a_swarm_across_machines_with_addresses_of_their_own(tmp_path: Path) -> None:
     if not os.access("/usr/sbin/ip", os.X_OK) and not os.access("/sbin/ip", os.X_OK):
         pytest.skip("there is no ip command (package iproute2)")
@@ -259,6 +262,7 @@ def test_a_worker_that_cannot_reach_its_master_says_so_in_one_line() -> None:
     assert errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_version_is_refused_in_one_line(tmp_path: Path) -> None:
     port = free_port()
     locustfile = swarm.locust_command()[-1]
