@@ -208,7 +208,11 @@ def _by_class(config: HttpConfig, window: Records) -> dict[str, dict[str, float 
 
 def _timeline(config: HttpConfig, records: Records, start_ns: int) -> dict[str, Any]:
     """What happened in each tenth of a second, warm-up and what came after the window included."""
-    last_ns = max(int(records.done_ns.max(initial=0)) + 1, start_ns + round(config.length_s * 1e9))
+    last_ns = max(
+        int(records.done_ns.max(initial=0)) + 1,
+        int(records.scheduled_ns.max(initial=0)) + 1,
+        start_ns + round(config.length_s * 1e9),
+    )
     bins = -(-(last_ns - start_ns) // BIN_NS)
 
     def number_of(times_ns: Latencies) -> npt.NDArray[np.int64]:
