@@ -3,11 +3,13 @@
 threaded                           an architecture, with the experiment's settings for it
 threaded --writers 16              an architecture with options of its own
 pool16=threaded --writers 16       the same, under a label of one's own
+mine.py:PerCore --processes 4      an architecture of one's own, in a file or a module
 nginx                              one that is not ours (`sedabench.external`), where it can serve
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -32,6 +34,7 @@ class ServerSpec:
 
     label: str
     architecture: str
+    """As `servers` takes it; a file of one's own from the current folder, never from the root."""
     options: tuple[str, ...] = ()
 
     @property
@@ -81,7 +84,10 @@ def parse_spec(
             )
         return external[architecture]
     known = {**architectures(), **external}
-    if architecture not in known:
+    if ":" in architecture:
+        architecture = words[0] = _own(architecture)
+        label = label or " ".join([architecture.rpartition(":")[2], *options])
+    elif architecture not in known:
         raise unknown("server", architecture, known)
     for word in options:
         if word.split("=")[0] in _RESERVED:
@@ -89,6 +95,20 @@ def parse_spec(
     if not options:
         return ServerSpec(label or architecture, architecture, defaults.get(architecture, ()))
     return ServerSpec(label or " ".join(words), architecture, tuple(options))
+
+
+def _own(name: str) -> str:
+    """`file.py:Class` or `module:Class`, the file as it is found from the current folder.
+
+    What else can be wrong with it the server says when it is tried.
+    """
+    where, _, attribute = name.rpartition(":")
+    if not (where.endswith(".py") or os.sep in where):
+        return name
+    path = Path(where).expanduser()
+    if not path.is_file():
+        raise UserError(f"--server {name!r}: there is no file {where}; check the path")
+    return f"{os.path.relpath(path)}:{attribute}"
 
 
 def parse_specs(
@@ -103,11 +123,12 @@ def parse_specs(
     """
     specs = tuple(parse_spec(text, defaults, external) for text in texts)
     labels = [spec.label for spec in specs]
-    for label in labels:
+    for label, text in zip(labels, texts, strict=True):
         if labels.count(label) > 1:
+            unnamed = _LABEL.sub(r"\2", text).strip()
             raise UserError(
                 f"two servers are called {label!r}; "
-                f"give one a name of its own: --server 'NAME={label}'"
+                f"give one a name of its own: --server 'NAME={unnamed}'"
             )
     return specs
 

@@ -1,5 +1,6 @@
 """`python -m servers ARCHITECTURE --service NAME`: one process, one server.
 
+Either can be one's own, named as path/to/file.py:ClassName (`servers.registry`).
 Prints one JSON line when it serves, says nothing more, and exits 0 after
 SIGTERM or SIGINT.  What the user got wrong is one line and exit status 2.
 """
@@ -17,9 +18,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from servers.admin import Admin
-from servers.architecture import ARCHITECTURES, Architecture, find
+from servers.architecture import ARCHITECTURES, Architecture
 from servers.listener import ServerOptions, bind
 from servers.options import UsageError, add_options, take_options
+from servers.registry import find
 from servers.service import Service
 from servers.services import SERVICES
 
@@ -52,25 +54,27 @@ def parse(
     names.add_argument("--service", default="burst")
     found, _ = names.parse_known_args(arguments)
     wants_help = {"-h", "--help"} & set(arguments)
-    if found.architecture is None or (wants_help and found.architecture not in ARCHITECTURES):
+    known = found.architecture in ARCHITECTURES or ":" in str(found.architecture)
+    if found.architecture is None or (wants_help and not known):
         if not wants_help:
             raise UsageError(f"say which architecture: {', '.join(ARCHITECTURES)}")
         _print_overview()
         raise SystemExit(0)
-    architecture: type[Architecture] = find("architecture", found.architecture, ARCHITECTURES)
-    service: type[Service] = find("service", found.service, SERVICES)
+    architecture = _architecture(found.architecture)
+    service = _service(found.service)
 
     parser = _Parser(
-        prog=f"{PROG} {architecture.name}", allow_abbrev=False,
+        prog=f"{PROG} {found.architecture}", allow_abbrev=False,
         description=f"{architecture.name}: {architecture.summary}. "
         f"Service {service.name}: {service.summary}.",
-        epilog=f"example: {PROG} {architecture.name} --service {service.name} "
+        epilog=f"example: {PROG} {found.architecture} --service {found.service} "
         "--port 8080 --admin-port 8081",
     )  # fmt: skip
     parser.add_argument("architecture", help=argparse.SUPPRESS)
     parser.add_argument(
         "--service", default="burst", metavar="NAME",
-        help=f"what is served: {', '.join(SERVICES)} (default: burst)",
+        help=f"what is served: {', '.join(SERVICES)}, or path/to/file.py:ClassName "
+        "(default: burst)",
     )  # fmt: skip
     parser.add_argument(
         "--describe", action="store_true",
@@ -92,14 +96,23 @@ def parse(
     )
 
 
+def _architecture(name: str) -> type[Architecture]:
+    return find("architecture", Architecture, name, ARCHITECTURES)  # type: ignore[type-abstract]
+
+
+def _service(name: str) -> type[Service]:
+    return find("service", Service, name, SERVICES)  # type: ignore[type-abstract]
+
+
 def _print_overview() -> None:
     print(f"usage: {PROG} ARCHITECTURE [--service NAME] [options]\n\narchitectures:")
     for name in ARCHITECTURES:
-        print(f"  {name:10} {find('architecture', name, ARCHITECTURES).summary}")
+        print(f"  {name:10} {_architecture(name).summary}")
     print("\nservices:")
     for name in SERVICES:
-        print(f"  {name:10} {find('service', name, SERVICES).summary}")
-    print(f"\noptions: {PROG} ARCHITECTURE --service NAME --help")
+        print(f"  {name:10} {_service(name).summary}")
+    print("\nOf your own: path/to/file.py:ClassName in place of either name.")
+    print(f"options: {PROG} ARCHITECTURE --service NAME --help")
     print(f"example: {PROG} eventloop --service burst --port 8080 --admin-port 8081")
 
 

@@ -1,7 +1,7 @@
 """What every architecture is: something that serves a listener until it is told to stop.
 
-The registry at the end finds architectures by name: a new one is one new file
-and one line there.
+The registry at the end knows those of the project by name; one's own is named
+by its file and class (`servers.registry`) and needs no line anywhere.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from importlib import import_module
 from typing import Any, ClassVar
 
 from servers.counters import Counters, Ledger
 from servers.listener import ServerOptions, connection_limit, descriptor_limit
-from servers.options import UsageError
 from servers.service import Request, Service
 
 
@@ -119,11 +117,3 @@ ARCHITECTURES: dict[str, str] = {
     "seda": "servers.seda.server:Seda",
 }
 """name -> "module:class"; imported only when asked for."""
-
-
-def find(kind: str, name: str, registry: dict[str, str]) -> Any:
-    """The class called `name` in `registry`; UsageError names those that exist."""
-    if name not in registry:
-        raise UsageError(f"there is no {kind} {name!r}; there are: {', '.join(registry)}")
-    module, _, attribute = registry[name].partition(":")
-    return getattr(import_module(module), attribute)

@@ -1,6 +1,6 @@
 """Application code, one file a service, and the registry that finds it by name.
 
-A new service is one new file here and one line below.
+A service of one's own is named by its file and class instead (`servers.registry`).
 """
 
 from __future__ import annotations
