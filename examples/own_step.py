@@ -1,0 +1,40 @@
+r"""A step of one's own, added to the service `web`: a request that waits for a backend.
+
+The new step says that it blocks.  Who may run it, and on which thread, is the
+architecture's affair; the step cannot tell.
+
+    sedabench serve eventloop --service examples/own_step.py:WithBackend --port 8080
+    sedabench load http --target http://127.0.0.1:8080/backend --connections 64
+
+The event loop waits for the backend itself and answers fewer than 200 requests/s, one every
+5 ms.  Then `threaded` in place of `eventloop`: a thread a connection waits for all 64 at once,
+and some 7,000/s are answered.  And `seda --batch 1`: the stage begins with 8 threads, its
+controller gives it up to 40, and some 5,000/s are answered.  (Without `--batch 1` a thread
+takes all that wait as one batch, and asks for them one after another.)
+
+    sedabench graph seda --service examples/own_step.py:WithBackend
+
+draws the new stage, between `route` and `respond`.
+"""
+
+import time
+
+from servers.service import step
+from servers.services.web import TEXT, Web
+from servers.services.web_page import Page
+
+BACKEND_S = 0.005
+
+
+class WithBackend(Web):
+    name = "web-with-backend"
+
+    @step(to=("ask_backend", "lookup", "compute", "respond"))
+    def route(self, request):
+        return self.ask_backend if request.path == "/backend" else super().route(request)
+
+    @step(blocking=True)
+    def ask_backend(self, request):
+        time.sleep(BACKEND_S)
+        request.page = Page(b"the backend says hello\n", TEXT)
+        return self.respond
