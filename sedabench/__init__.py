@@ -5,9 +5,15 @@ keeps what they measured in a run folder, and draws it.  It measures nothing
 itself.  `import sedabench` is cheap: numpy, pandas, scipy and matplotlib are
 imported by the function that needs them.
 
+    >>> run = sedabench.run("figure1", quick=True, servers=["threaded", "eventloop"])
     >>> run = sedabench.load_run("results/figure1/2026-01-31T12-00-00Z")
     >>> run.trials.groupby(["server", "connections"]).bandwidth_bps.median()
     >>> run.manifest["machine"]["cpu"]
+    >>> sedabench.findings(run)           # what was found, in sentences
+    >>> sedabench.plots.figure1(run)      # a matplotlib Figure
+
+These names are the public interface; no module may be called as one of them
+that is a function (`run`, `resume`, `findings`, `load_run`), for it would hide it.
 """
 
 from __future__ import annotations
@@ -17,16 +23,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sedabench import plots, stats
+    from sedabench.api import findings, resume, run
     from sedabench.errors import DamagedRunError, UserError
     from sedabench.results import Run, load_run
 
-__all__ = ["DamagedRunError", "Run", "UserError", "load_run", "plots", "stats"]
+__all__ = [
+    "DamagedRunError", "Run", "UserError",
+    "findings", "load_run", "plots", "resume", "run", "stats",
+]  # fmt: skip
 
 _LAZY = {
     "DamagedRunError": "sedabench.errors",
     "Run": "sedabench.results",
     "UserError": "sedabench.errors",
+    "findings": "sedabench.api",
     "load_run": "sedabench.results",
+    "resume": "sedabench.api",
+    "run": "sedabench.api",
 }
 _MODULES = ("plots", "stats")
 

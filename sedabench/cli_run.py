@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sedabench.cli_run_http import overload, peers
-from sedabench.cli_run_shared import carry_out, given, levels, settings_options
+from sedabench.cli_run_shared import carry_out, levels, settings_options
 from sedabench.errors import unknown
 
 
@@ -75,16 +75,7 @@ def figure1(
     manifest.json (machine, versions, settings). From Python:
     sedabench.load_run(DIR).trials is a pandas DataFrame.
     """
-    from sedabench import servers_under_test
-    from sedabench.experiments import figure1 as experiment
-
-    def config() -> experiment.Figure1:
-        changes = given(settings)
-        if servers:
-            changes["servers"] = servers_under_test.parse_specs(servers, experiment.DEFAULT_OPTIONS)
-        return experiment.Figure1.quick(**changes) if quick else experiment.Figure1.full(**changes)
-
-    carry_out(ctx, experiment, out, resumed, config)
+    carry_out(ctx, "figure1", out, resumed, settings, quick=quick, servers=servers)
 
 
 run.add_command(overload)

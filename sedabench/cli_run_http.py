@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sedabench.cli_run_shared import carry_out, given, levels, settings_options
+from sedabench.cli_run_shared import carry_out, levels, settings_options
 from sedabench.errors import UserError
 
 
@@ -64,20 +64,10 @@ def overload(
     In the folder: figures (PNG and SVG), trials.csv (a row a trial), trials/
     (what both sides said, with timelines) and manifest.json.
     """
-    from sedabench import servers_under_test
-    from sedabench.experiments import overload as experiment
-    from sedabench.external import load_external
-
-    def config() -> experiment.Overload:
-        changes = given(settings)
-        make = experiment.Overload.quick if quick else experiment.Overload.full
-        external = load_external(definitions)
-        if servers:
-            options = experiment.default_options(make(**changes))
-            changes["servers"] = servers_under_test.parse_specs(servers, options, external)
-        return make(**changes)
-
-    carry_out(ctx, experiment, out, resumed, config)
+    carry_out(
+        ctx, "overload", out, resumed, settings, quick=quick, servers=servers,
+        definitions=definitions,
+    )  # fmt: skip
 
 
 @click.command(short_help="Throughput of static files beside nginx, Apache httpd and others.")
@@ -105,17 +95,6 @@ def peers(
       sedabench run peers --server seda --server nginx --connections 64
       sedabench run peers --definitions mine.toml
     """
-    from sedabench import servers_under_test
-    from sedabench.experiments import peers as experiment
-    from sedabench.external import load_external
-
-    def config() -> experiment.Peers:
-        changes = given(settings)
-        external = load_external(definitions)
-        if servers:
-            changes["servers"] = servers_under_test.parse_specs(servers, {}, external)
-        elif definitions:
-            changes["servers"] = experiment.everything(external)
-        return experiment.Peers.quick(**changes) if quick else experiment.Peers.full(**changes)
-
-    carry_out(ctx, experiment, out, resumed, config)
+    carry_out(
+        ctx, "peers", out, resumed, settings, quick=quick, servers=servers, definitions=definitions
+    )

@@ -63,29 +63,38 @@ def levels(
 
 def carry_out(
     ctx: click.Context,
-    experiment: Any,
+    name: str,
     out: Path | None,
     resumed: Path | None,
-    config: Callable[[], Any],
+    settings: Mapping[str, Any],
+    *,
+    quick: bool,
+    servers: tuple[str, ...],
+    definitions: tuple[Path, ...] = (),
 ) -> None:
-    """Run the module of an experiment, or take its run up again, and report."""
+    """Run an experiment, or take its run up again, and report.
+
+    `settings` are the options of the command by the name of their setting, None
+    where an option was not given.
+    """
+    from sedabench.experiments.settings import configure, runnable
     from sedabench.progress import Progress, standard_output
     from sedabench.results import new_folder_path
 
+    experiment = runnable(name)
     console = standard_output()
     progress = Progress(console)
     if resumed is not None:
         _only_resume(ctx)
         finished, outcome = experiment.resume(resumed, progress)
     else:
-        path = out if out is not None else new_folder_path(Path("results"), experiment.NAME)
-        finished, outcome = experiment.run(config(), path, progress)
+        given = {key: value for key, value in settings.items() if value is not None}
+        config = configure(
+            name, given, quick=quick, servers=servers or None, definitions=definitions
+        )
+        path = out if out is not None else new_folder_path(Path("results"), name)
+        finished, outcome = experiment.run(config, path, progress)
     _report(console, finished, outcome)
-
-
-def given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that were named on the command line."""
-    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _only_resume(ctx: click.Context) -> None:

@@ -4,16 +4,20 @@ No pyplot and no global state, so a figure can be made anywhere, by a notebook
 too.  Marks and colours mean the same in every figure: a server is told by
 colour, marker and line style together, so each survives a black-and-white
 printer; a filled point is a valid trial, a hollow one is not.
+
+`figure1` takes a run of figure1; `goodput`, `latency`, `tail`, `fairness` and
+`spike` one of overload (they are drawn in `plots_overload` and `plots_spike`).
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sedabench.errors import one_line
+from sedabench.errors import UserError, one_line
 from sedabench.results import Run
 from sedabench.summary import cells, servers_of
 
@@ -124,6 +128,56 @@ def figure1(run: Run) -> Figure:
     legend(figure, handles, 0.158, 9.0)
     legend(figure, invalid_handles(run.trials), 0.158 - 0.036 * -(-len(handles) // 3), 8.2)
     footer(figure, run, _saturated(run))
+    return figure
+
+
+def goodput(run: Run) -> Figure | None:
+    """Throughput and goodput against offered load; None without a trial to show."""
+    return _of_overload("plots_overload", "goodput", run)
+
+
+def latency(run: Run) -> Figure | None:
+    """Median and 99th percentile of latency against offered load; None without any."""
+    return _of_overload("plots_overload", "latency", run)
+
+
+def tail(run: Run) -> Figure | None:
+    """The share of answers that took longer, at two loads; None without any."""
+    return _of_overload("plots_overload", "tail", run)
+
+
+def fairness(run: Run) -> Figure | None:
+    """Jain's index over the connections against offered load; None without any."""
+    return _of_overload("plots_overload", "fairness", run)
+
+
+def spike(run: Run) -> Figure | None:
+    """The spike over time, from outside and from inside the stages; None without any."""
+    return _of_overload("plots_spike", "spike", run)
+
+
+def _of_overload(module: str, name: str, run: Run) -> Figure | None:
+    """What `plots_overload.draw` draws under `name`, as a figure.
+
+    Raises:
+        UserError: it is a run of something else.
+        DamagedRunError: what the folder holds cannot be drawn.
+    """
+    import matplotlib
+
+    from sedabench.overload_analysis import analyse
+    from sedabench.raw_trials import damage_is_named
+
+    if (experiment := run.manifest["experiment"]) != "overload":
+        raise UserError(f"{run.path} is a run of {experiment}; {name} draws runs of overload")
+    if not len(run.trials):
+        return None
+    make = getattr(importlib.import_module(f"sedabench.{module}"), name)
+    with (
+        matplotlib.rc_context({"text.parse_math": False}),  # a label's "$" is a dollar
+        damage_is_named(run, f"its figure {name!r} cannot be drawn"),
+    ):
+        figure: Figure | None = make(run, analyse(run))
     return figure
 
 
