@@ -92,7 +92,7 @@ cli.add_command(
 
 @cli.command("list", short_help="List what there is to serve, send and run.")
 def list_() -> None:
-    """List architectures, services, workloads and experiments.
+    """List architectures, services, workloads, experiments and suites.
 
     \b
     Example:
@@ -104,6 +104,7 @@ def list_() -> None:
     from sedabench.experiments import EXPERIMENTS, find
     from sedabench.progress import standard_output
     from sedabench.servers_under_test import architectures, services
+    from sedabench.suite import known_suites
 
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for heading in ("kind", "name", "what it is"):
@@ -113,6 +114,7 @@ def list_() -> None:
         "service": {name: _summary(where) for name, where in services().items()},
         "workload": WORKLOADS,
         "experiment": {name: find(name).SUMMARY for name in EXPERIMENTS},
+        "suite": known_suites(),
     }
     for kind, entries in kinds.items():
         for index, (name, summary) in enumerate(entries.items()):

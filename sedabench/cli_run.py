@@ -1,4 +1,7 @@
-"""`sedabench run EXPERIMENT`: options to settings.  HTTP experiments are in `cli_run_http`."""
+"""`sedabench run EXPERIMENT|SUITE.toml`: options to settings.
+
+HTTP experiments are in `cli_run_http`, suites in `cli_suite`.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,79 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from sedabench.cli_run_http import overload, peers
-from sedabench.cli_run_shared import carry_out, levels, settings_options
-from sedabench.errors import unknown
+from sedabench.cli_run_shared import carry_out, finish, levels, settings_options
+from sedabench.cli_suite import names_suite, suite, take_up
+from sedabench.errors import UserError, unknown
 
 
 class _Experiments(click.Group):
-    """A group whose unknown names are unknown experiments."""
+    """A group whose unknown names are unknown experiments, and whose file names are suites."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise unknown("experiment", args[0], self.list_commands(ctx))
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            if names_suite(name):
+                return name, suite, args[1:]
+            raise _unknown(name, self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "EXPERIMENT|SUITE.toml [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "--resume DIR", prefix="       ")
 
-@click.group(cls=_Experiments, short_help="Run an experiment: sedabench run figure1 --quick.")
-def run() -> None:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from sedabench.suite import known_suites
+
+        files = [CompletionItem(path) for path in known_suites() if path.startswith(incomplete)]
+        return super().shell_complete(ctx, incomplete) + files
+
+
+def _unknown(name: str, experiments: list[str]) -> UserError:
+    from sedabench.suite import known_suites
+
+    for path in known_suites():
+        if Path(path).stem == name:
+            return UserError(f"{name!r} is a suite, named by its file: sedabench run {path}")
+    return unknown("experiment", name, experiments)
+
+
+@click.group(
+    cls=_Experiments,
+    invoke_without_command=True,
+    no_args_is_help=True,
+    short_help="Run an experiment or a suite: sedabench run figure1 --quick.",
+)
+@click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="DIR", help="Finish an interrupted suite, or a run of any experiment, with its own settings.")  # fmt: skip  # noqa: E501
+@click.pass_context
+def run(ctx: click.Context, resumed: Path | None) -> None:
     """Run an experiment: a sweep of trials, kept in a folder, drawn as a figure.
+
+    Or a suite: the experiments of a TOML file, one after another
+    (docs/suites.md; sedabench list names those that are there).
 
     \b
     Examples:
       sedabench run figure1 --quick
       sedabench run overload --quick
       sedabench run figure1 --help
+      sedabench run suites/quick.toml
+      sedabench run --resume results/quick/2026-01-31T12-00-00Z
     """
+    if resumed is None:
+        return
+    if ctx.invoked_subcommand is not None:
+        raise UserError(f"--resume takes nothing else; leave out {ctx.invoked_subcommand}")
+    from sedabench.suite_run import is_suite_folder
+
+    if is_suite_folder(resumed):
+        take_up(resumed)
+    else:
+        finish(resumed)
 
 
 @run.command(short_help="Bandwidth of bursts against connections (the paper's Figure 1).")

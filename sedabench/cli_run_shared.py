@@ -81,20 +81,26 @@ def carry_out(
     from sedabench.progress import Progress, standard_output
     from sedabench.results import new_folder_path
 
-    experiment = runnable(name)
     console = standard_output()
-    progress = Progress(console)
     if resumed is not None:
         _only_resume(ctx)
-        finished, outcome = experiment.resume(resumed, progress)
-    else:
-        given = {key: value for key, value in settings.items() if value is not None}
-        config = configure(
-            name, given, quick=quick, servers=servers or None, definitions=definitions
-        )
-        path = out if out is not None else new_folder_path(Path("results"), name)
-        finished, outcome = experiment.run(config, path, progress)
-    _report(console, finished, outcome)
+        _report(console, *runnable(name).resume(resumed, Progress(console)))
+        return
+    given = {key: value for key, value in settings.items() if value is not None}
+    config = configure(name, given, quick=quick, servers=servers or None, definitions=definitions)
+    path = out if out is not None else new_folder_path(Path("results"), name)
+    _report(console, *runnable(name).run(config, path, Progress(console)))
+
+
+def finish(folder: Path) -> None:
+    """Take up the run in `folder`, of whatever experiment it is, and report."""
+    from sedabench.experiments.settings import runnable
+    from sedabench.progress import Progress, standard_output
+    from sedabench.results import read_folder
+
+    experiment = runnable(read_folder(folder)[0]["experiment"])
+    console = standard_output()
+    _report(console, *experiment.resume(folder, Progress(console)))
 
 
 def _only_resume(ctx: click.Context) -> None:

@@ -29,7 +29,7 @@ from sedabench.servers_under_test import AnyServer
 from sedabench.trial import Workload
 
 COMMON_KEYS = ("quick", "servers", "definitions")
-"""What every experiment takes beside the other fields of its settings."""
+"""What an experiment takes beside the other fields of its settings."""
 
 MOST_REPEATS = 10_000
 """Beyond it a plan is a slip of the keyboard, and would not fit into memory."""
@@ -47,6 +47,8 @@ class Kind:
     """`(settings without them, texts or None, definitions)` -> servers, None for the default."""
     workload: Callable[[Any, Bench], Workload]
     """Any workload of a run with these settings, to try servers with."""
+    definitions: bool = True
+    """Whether servers that are not ours can be compared."""
 
 
 def configure(
@@ -80,6 +82,8 @@ def configure(
     if texts == ():
         raise UserError("servers is empty; leave it out for the servers that are the default")
     paths = [Path(path) for path in converted("definitions", definitions, "tuple[str, ...]")]
+    if paths and not kind.definitions:
+        raise UserError(f"{experiment} takes no definitions: only our servers speak its protocol")
     make = kind.config.quick if quick else kind.config.full
     asked = kind.servers(make(**changes), texts, paths)
     config = make(**changes) if asked is None else make(**changes, servers=asked)
@@ -211,10 +215,8 @@ def in_keys(where: str = "") -> Iterator[None]:
 
 
 def _of_figure1(
-    _config: figure1.Figure1, texts: Sequence[str] | None, definitions: Sequence[Path]
+    _config: figure1.Figure1, texts: Sequence[str] | None, _definitions: Sequence[Path]
 ) -> tuple[AnyServer, ...] | None:
-    if definitions:
-        raise UserError("figure1 takes no definitions: only our servers speak its protocol")
     if texts is None:
         return None
     return servers_under_test.parse_specs(texts, figure1.DEFAULT_OPTIONS)
@@ -252,7 +254,9 @@ def _peers_workload(config: peers.Peers, bench: Bench) -> Workload:
 
 
 KINDS: dict[str, Kind] = {
-    "figure1": Kind(figure1.Figure1, _of_figure1, lambda config, _: config.workload(1)),
+    "figure1": Kind(
+        figure1.Figure1, _of_figure1, lambda config, _: config.workload(1), definitions=False
+    ),
     "overload": Kind(overload.Overload, _of_overload, _overload_workload),
     "peers": Kind(peers.Peers, _of_peers, _peers_workload),
 }
