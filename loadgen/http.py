@@ -58,7 +58,7 @@ SENDS_A_TURN = 16
 """Requests sent before the replies are looked at again, when many are due."""
 
 TICK_NS, SHORT_TICK_NS = 10_000_000, 1_000_000
-"""The short one while connections are to be opened again."""
+"""The short one while many requests time out."""
 
 START_IN_NS = 20_000_000
 """From the last preparation to time 0 of the schedule."""
@@ -155,8 +155,9 @@ class _Load:
     # which the two system calls take 7.
     def open(self) -> None:
         connections, poll, clock = self.connections, self.connections.epoll.poll, time.monotonic_ns
-        by_fd, free, wires, heads = (
+        by_fd, free, wires, heads, closed = (
             connections.by_fd, connections.free, connections.wires, connections.heads,
+            connections.closed,
         )  # fmt: skip
         scheduled, sent, done, lag, by = self.scheduled, self.sent, self.done, self.lag, self.by
         outcome, choice = self.outcome, self.choice
@@ -199,7 +200,9 @@ class _Load:
                 next_tick_ns = self._tick(now, all_sent=i == count)
                 if not next_tick_ns:
                     return
-            if not spin:
+            if closed:
+                connections.reopen(1)
+            elif not spin:
                 wait(min(due_ns, next_tick_ns) if free else next_tick_ns)
             events = poll(0, BATCH)
             if not events:
@@ -233,8 +236,9 @@ class _Load:
     # The hot loop of the closed loop: 5.5 us a request, as many as the kernel gives.
     def closed(self) -> None:
         connections, poll, clock = self.connections, self.connections.epoll.poll, time.monotonic_ns
-        by_fd, free, wires, heads = (
+        by_fd, free, wires, heads, closed = (
             connections.by_fd, connections.free, connections.wires, connections.heads,
+            connections.closed,
         )  # fmt: skip
         sent, done, by, outcome = self.sent, self.done, self.by, self.outcome
         choice, mask = self.choice, CHOICES - 1
@@ -256,6 +260,8 @@ class _Load:
                     return
             while free and now >= start_ns and not self.stopping:
                 connections.send_next(free.popleft(), sent, by, choice)
+            if closed and not self.stopping:
+                connections.reopen(len(closed))
             for fd, event in poll(0.005, BATCH):
                 c = by_fd.get(fd)
                 if c is None:  # it was closed on account of an earlier event of this batch
@@ -326,7 +332,7 @@ class _Load:
                 self.connections.give_up()
                 return 0
         ends = (self.begin_ns, self.end_ns, FOREVER_NS)
-        soon = SHORT_TICK_NS if self.connections.retries else TICK_NS
+        soon = SHORT_TICK_NS if self.connections.in_a_hurry else TICK_NS
         return max(now + 1, min(now + soon, ends[self.ends_seen]))
 
     def raw(self) -> Raw:

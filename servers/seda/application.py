@@ -184,7 +184,7 @@ class Application:
                 found.append(
                     PoolSize(stage, pool, threshold=2 * spec.threads, most=spec.most_threads)
                 )
-            if control.batching and spec.source is None:
+            if control.batching and spec.source is None and spec.batch > 1:
                 found.append(Batching(stage, least=max(8, spec.queue.at_least)))
         return found
 

@@ -81,7 +81,8 @@ class SedaOptions:
         "(cohort scheduling), such as read_file=8/5", metavar="STAGE=N/MS,...",
     )  # fmt: skip
     batch: int | None = option(
-        None, f"events handled in one turn, at most (default: {BATCH}, or what the queue holds)",
+        None, f"events handled in one turn, at most (default: {BATCH}, or what the queue holds); "
+        "where a step blocks always one, unless it gathers",
         minimum=1, metavar="N",
     )  # fmt: skip
     pool_controller: bool = option(True, "size the pools of stages that block (SOSP 2001)")
@@ -142,7 +143,8 @@ class Seda(Architecture):
 
         def spec(name: str, handler: Any, **more: Any) -> StageSpec:
             more.setdefault("threads", given.get(name, 1))
-            return StageSpec(name, handler, batch=batch, **more)
+            more.setdefault("batch", batch)
+            return StageSpec(name, handler, **more)
 
         def step_spec(name: str, step: Step) -> StageSpec:
             blocking = getattr(step, "blocking", False)
@@ -150,6 +152,8 @@ class Seda(Architecture):
             return spec(
                 name, self._run_step(name, step), to=edges[name], blocking=blocking,
                 queue=replace(queue, at_least=at_least, within_s=within_s),
+                # In a batch each would wait for those before it, while other threads are idle.
+                batch=1 if blocking and at_least == 1 else batch,
                 threads=given.get(name, BLOCKING_THREADS if blocking else 1),
                 most_threads=MOST_BLOCKING_THREADS if blocking else None,
                 on_fault=self._faulted,
