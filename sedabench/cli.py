@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
+from sedabench import completion
 from sedabench.cli_calibrate import calibrate
 from sedabench.cli_compare import compare
 from sedabench.cli_report import report
@@ -137,12 +138,13 @@ def _summary(where: str) -> str:
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True},
 )
 @click.option("--python", default=sys.executable, metavar="PATH", help="The server's interpreter.")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, shell_complete=completion.serving)
 def serve(python: str, arguments: tuple[str, ...]) -> NoReturn:
     """Run one server in the foreground: sedabench serve eventloop --port 8080.
 
     Everything but --python goes to `python -m servers` as it is, --help too:
-    which options there are depends on the architecture and the service.
+    which options there are depends on the architecture and the service. Either
+    can be one's own, named as path/to/file.py:ClassName.
     """
     from sedabench.machine import probe_interpreter
 
@@ -165,7 +167,10 @@ def serve(python: str, arguments: tuple[str, ...]) -> NoReturn:
     "--out", type=click.Path(path_type=Path), metavar="FILE",
     help="Write FILE: .mmd (Mermaid), .dot, or with Graphviz .svg or .png. Without: Mermaid text.",
 )  # fmt: skip
-@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="SERVER...")
+@click.argument(
+    "arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="SERVER...",
+    shell_complete=completion.serving,
+)  # fmt: skip
 def graph(out: Path | None, arguments: tuple[str, ...]) -> None:
     """Draw the stages of a server and where each sends its events.
 

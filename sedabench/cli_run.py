@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from sedabench import completion
 from sedabench.cli_run_http import overload, peers
 from sedabench.cli_run_shared import carry_out, finish, levels, settings_options
 from sedabench.cli_suite import names_suite, suite, take_up
@@ -86,7 +87,7 @@ def run(ctx: click.Context, resumed: Path | None) -> None:
 
 @run.command(short_help="Bandwidth of bursts against connections (the paper's Figure 1).")
 @click.option("--quick", is_flag=True, help="1, 16, 64, 256, 1024 connections, 2 repeats, windows of 1 s: under 90 s. Without it 1, 2, 4, ... 8192, 5 repeats, windows of 3 s: 25 minutes.")  # fmt: skip  # noqa: E501
-@click.option("--server", "servers", multiple=True, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare; repeat it. A bare name takes the paper's settings ('threaded' is 'threaded --writers 120').  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
+@click.option("--server", "servers", multiple=True, shell_complete=completion.servers, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare, one of your own as path/to/file.py:ClassName; repeat it. A bare name takes the paper's settings ('threaded' is 'threaded --writers 120').  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
 @click.option("--connections", callback=levels, metavar="N,N,...", help="The levels.")
 @click.option("--packets", type=click.IntRange(min=1), help="Packets in a burst.  [default: 1000]")
 @click.option("--packet-bytes", type=click.IntRange(min=1), help="Bytes in a packet.  [default: 8192]")  # fmt: skip  # noqa: E501

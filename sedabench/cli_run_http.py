@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from sedabench import completion
 from sedabench.cli_run_shared import carry_out, levels, settings_options
 from sedabench.errors import UserError
 
@@ -26,7 +27,7 @@ def _loads(
 @click.command(short_help="Throughput, goodput, latency when more is asked for than can be done.")
 @click.option("--quick", is_flag=True, help="6 loads, 2 repeats, windows of 1.2 s: under three minutes. Without it 11 loads, 5 repeats, windows of 3 s: 20 minutes.")  # fmt: skip  # noqa: E501
 @click.option("--workload", metavar="NAME", help="dynamic: 300 us of computing; mixed: 70 % cached files, 20 % behind a modelled disk, 10 % 1 ms of computing; static: SPECweb99's files.  [default: dynamic]")  # fmt: skip  # noqa: E501
-@click.option("--server", "servers", multiple=True, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare; repeat it. A bare 'seda' gets queues of 64, batches of 32 and an admission target of 0.8 of the SLO. nginx and others that are not ours take no options.  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
+@click.option("--server", "servers", multiple=True, shell_complete=completion.servers, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare, one of your own as path/to/file.py:ClassName; repeat it. A bare 'seda' gets queues of 64, batches of 32 and an admission target of 0.8 of the SLO. nginx and others that are not ours take no options.  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
 @click.option("--definitions", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with further servers for --server; repeat it.")  # fmt: skip  # noqa: E501
 @click.option("--load", "loads", callback=_loads, metavar="L,L,...", help="Offered loads, as multiples of the capacity.")  # fmt: skip  # noqa: E501
 @click.option("--slo", "slo_ms", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Latency within which an answer counts for goodput.  [default: 100]")  # fmt: skip  # noqa: E501
@@ -72,7 +73,7 @@ def overload(
 
 @click.command(short_help="Throughput of static files beside nginx, Apache httpd and others.")
 @click.option("--quick", is_flag=True, help="64 and 1024 connections, 2 repeats, windows of 1 s: two minutes. Without it 1, 16, 64, 256, 1024, 5 repeats, windows of 3 s: 20 minutes.")  # fmt: skip  # noqa: E501
-@click.option("--server", "servers", multiple=True, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare; repeat it.  [default: our architectures and every other that is installed]")  # fmt: skip  # noqa: E501
+@click.option("--server", "servers", multiple=True, shell_complete=completion.servers, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare, one of your own as path/to/file.py:ClassName; repeat it.  [default: our architectures and every other that is installed]")  # fmt: skip  # noqa: E501
 @click.option("--definitions", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with further servers; they are compared too. Repeat it.")  # fmt: skip  # noqa: E501
 @click.option("--connections", callback=levels, metavar="N,N,...", help="The levels.")
 @settings_options("peers", "Warm-up before it, in seconds.  [default: 1; 0.5 with --quick]")

@@ -31,7 +31,7 @@ def run(*command: str, folder: Path = ROOT) -> str:
     """What a command prints; it must succeed."""
     done = subprocess.run(
         [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=DEADLINE_S, check=False, env={**os.environ, "COLUMNS": "120"},
+        text=True, timeout=2 * DEADLINE_S, check=False, env={**os.environ, "COLUMNS": "120"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     return done.stdout
