@@ -25,7 +25,7 @@ def every_command(command: click.Command = cli, *names: str) -> Iterator[tuple[s
         yield from every_command(found, *names, name)
 
 
-@pytest.mark.parametrize("names", every_command(), ids=" ".join)
+@pytest.mark.parametrize("names", list(every_command()), ids=" ".join)
 def test_the_help_of_every_command_has_an_example(names: tuple[str, ...]) -> None:
     if names == ("serve",):  # it is another program's: tests/conformance/test_command_line.py
         return
