@@ -193,7 +193,7 @@ def converted(key: str, value: Any, annotation: str) -> Any:
 
 FLAGS = {
     "--server": "servers", "--definitions": "definitions", "--connections": "connections",
-    "--load": "loads", "--slo": "slo_ms", "--timeout": "timeout_s", "--repeats": "repeats",
+    "--load": "loads", "--workload": "workload", "--slo": "slo_ms", "--timeout": "timeout_s", "--repeats": "repeats",
     "--duration": "duration_s", "--warmup": "warmup_s", "--seed": "seed", "--python": "python",
     "--packets": "packets", "--packet-bytes": "packet_bytes", "--out": "out",
 }  # fmt: skip

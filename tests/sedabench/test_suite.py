@@ -1,0 +1,346 @@
+"""Suites: files that are right and wrong, and a real tiny one: run, interrupted, resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sedabench
+from sedabench import suite, suite_run
+from sedabench.errors import UserError
+from sedabench.experiments.figure1 import Figure1
+from sedabench.experiments.overload import Overload
+from tests.sedabench.conftest import Command, write_run
+from tests.sedabench.test_figure1 import children, wait_for
+
+PROJECT = Path(sedabench.__file__).parent.parent
+DEADLINE_S = 60.0
+
+FIGURE1 = '[[run]]\nexperiment = "figure1"\n'
+OVERLOAD = '[[run]]\nexperiment = "overload"\n'
+TINY = """
+title = "two tiny runs"
+[defaults]
+quick = true
+repeats = 1
+duration_s = 0.2
+warmup_s = 0.05
+servers = ["eventloop"]
+[[run]]
+name = "one"
+experiment = "figure1"
+connections = [1]
+[[run]]
+name = "two"
+experiment = "figure1"
+connections = [2]
+duration_s = 1
+servers = ["eventloop", "plain=threaded --writers 0"]
+"""
+
+MISTAKES: dict[str, tuple[str, str]] = {
+    "no TOML": ("run = [", "is no TOML"),
+    "nothing": ("", "needs tables [[run]]"),
+    "one bracket": ('[run]\nexperiment = "figure1"', "twice bracketed"),
+    "no run": ("run = []", "at least one table [[run]]"),
+    "key at the top": ("[[runs]]\n", "unknown key 'runs'; did you mean 'run'?"),
+    "key of a run": (
+        OVERLOAD + "slo = 50",
+        "run 'overload': unknown setting of overload 'slo'; did you mean 'slo_ms'?",
+    ),
+    "misspelt name": (OVERLOAD + 'nmae = "x"', "did you mean 'name'?"),
+    "misspelt experiment": ('[[run]]\nexperimant = "figure1"', "did you mean 'experiment'?"),
+    "no experiment": ('[[run]]\nname = "x"', 'write experiment = "figure1"'),
+    "unknown experiment": ('[[run]]\nexperiment = "figure2"', "did you mean 'figure1'?"),
+    "experiment of a type": ("[[run]]\nexperiment = 1", "experiment must be a text"),
+    "default for nobody": ("[defaults]\nslo_ms = 50\n" + FIGURE1, "unknown key 'slo_ms'"),
+    "default misspelt": ("[defaults]\nrepeat = 5\n" + FIGURE1, "did you mean 'repeats'?"),
+    "default of a run": ('[defaults]\nname = "x"\n' + FIGURE1, "name belongs to a run"),
+    "defaults no table": ("defaults = 1\n" + FIGURE1, "write [defaults]"),
+    "wrong type": (FIGURE1 + 'repeats = "5"', "run 'figure1': repeats must be a whole number"),
+    "default of wrong type": (
+        "[defaults]\nconnections = [1]\n" + FIGURE1 + OVERLOAD,
+        "run 'overload': connections must be a whole number",
+    ),
+    "date": (FIGURE1 + "duration_s = 2026-01-31", "duration_s must be a finite number"),
+    "nan": (FIGURE1 + "duration_s = nan", "duration_s must be a finite number"),
+    "wrong value": (FIGURE1 + "repeats = 0", "run 'figure1': repeats must be at least 1"),
+    "last run wrong": (FIGURE1 + OVERLOAD + "timeout_s = 0.01", "raise timeout_s"),
+    "unknown server": (FIGURE1 + 'servers = ["sed"]', "unknown server 'sed'"),
+    "unknown workload": (OVERLOAD + 'workload = "mixt"', "did you mean 'mixed'?"),
+    "name twice": (FIGURE1 + FIGURE1, "two runs are called 'figure1'"),
+    "name of no folder": (FIGURE1 + 'name = "../x"', "cannot be that of a folder"),
+    "name of our file": (FIGURE1 + 'name = "suite.json"', "cannot be that of a folder"),
+    "suite called as an experiment": ('name = "peers"\n' + FIGURE1, "cannot be called 'peers'"),
+    "title of a type": ("title = 1\n" + FIGURE1, "title must be a text"),
+    "factor misspelt": (OVERLOAD + "factors = { slo = [1] }", "did you mean 'slo_ms'?"),
+    "factor without values": (OVERLOAD + "factors = { slo_ms = [] }", "slo_ms must be a list"),
+    "factor with one value": (OVERLOAD + "factors = { slo_ms = 50 }", "slo_ms must be a list"),
+    "factor that is a list": (OVERLOAD + "factors = { loads = [1] }", "write loads = [...]"),
+    "factor and setting": (OVERLOAD + "slo_ms = 1\nfactors = { slo_ms = [5] }", "leave out one"),
+    "factor with a wrong value": (OVERLOAD + 'factors = { seed = [1, "x"] }', "'overload-x': seed"),
+    "too many": (
+        OVERLOAD + f"factors = {{ seed = {list(range(40))}, repeats = {list(range(1, 41))} }}",
+        "over 1000 runs",
+    ),
+    "no definitions": (OVERLOAD + 'definitions = ["none.toml"]', "none.toml cannot be read"),
+}  # fmt: skip
+
+
+def written(folder: Path, text: str, name: str = "mine.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(("text", "says"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_line_that_names_the_file(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(UserError) as raised:
+        suite.read(written(tmp_path, text))
+    assert says in str(raised.value)
+    assert str(tmp_path / "mine.toml") in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "--" not in str(raised.value)
+
+
+def test_runs_have_the_settings_of_the_defaults_their_own_and_those_of_the_project(
+    tmp_path: Path,
+) -> None:
+    text = "[defaults]\nquick = true\nseed = 7\nslo_ms = 50\n"
+    found = suite.read(
+        written(tmp_path, text + FIGURE1 + "seed = 8\n" + OVERLOAD + "loads = [2, 1]")
+    )
+    first, second = (run.config for run in found.runs)
+    assert first == Figure1.quick(seed=8)
+    assert second == Overload.quick(seed=7, slo_ms=50.0, loads=(1.0, 2.0))
+    assert [run.trials for run in found.runs] == [30, 21]
+    assert all(run.estimate_s > run.trials for run in found.runs)
+    assert found.name == "mine"
+
+
+def test_factors_make_a_run_of_every_combination(tmp_path: Path) -> None:
+    text = (
+        OVERLOAD + 'name = "o"\nfactors = { workload = ["dynamic", "mixed"], slo_ms = [50, 99.5] }'
+    )
+    found = suite.read(written(tmp_path, text))
+    assert [run.name for run in found.runs] == [
+        "o-dynamic-slo_ms-50", "o-dynamic-slo_ms-99.5", "o-mixed-slo_ms-50", "o-mixed-slo_ms-99.5",
+    ]  # fmt: skip
+    assert [run.config.workload for run in found.runs] == ["dynamic", "dynamic", "mixed", "mixed"]
+    assert [run.config.slo_ms for run in found.runs] == [50, 99.5, 50, 99.5]
+
+
+def test_paths_begin_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    mine = '[server.mine]\ncommand = ["python3", "{port}"]\nservices = ["static"]\n'
+    written(tmp_path / "there", mine, "servers.toml")
+    text = '[[run]]\nexperiment = "peers"\nservers = ["mine"]\ndefinitions = ["servers.toml"]\n'
+    written(tmp_path / "there", text + 'python = "./bin/python"')
+    monkeypatch.chdir(tmp_path)
+    (run,) = suite.read(Path("there/mine.toml")).runs
+    assert run.config.servers[0].source == tmp_path / "there" / "servers.toml"
+    assert run.config.python == str(tmp_path / "there" / "bin" / "python")
+
+
+@pytest.mark.parametrize("name", ["quick", "paper"])
+def test_the_suites_of_the_project_can_be_carried_out(name: str) -> None:
+    found = suite.read(PROJECT / "suites" / f"{name}.toml")
+    assert {run.experiment for run in found.runs} == {"figure1", "overload", "peers"}
+    assert found.title
+    workloads = {r.config.workload for r in found.runs if r.experiment == "overload"}
+    assert workloads == {"dynamic", "mixed"}
+    if name == "paper":
+        assert next(r.config for r in found.runs if r.experiment == "figure1") == Figure1.full()
+
+
+def test_what_is_measured_already_decides_what_is_left(tmp_path: Path) -> None:
+    found = suite.read(written(tmp_path, "[defaults]\nquick = true\n" + FIGURE1 + OVERLOAD))
+    total_s = suite_run.left_s(found, tmp_path)
+    assert total_s == sum(run.estimate_s for run in found.runs)
+    assert suite_run.state_of(found.runs[0], tmp_path).status == "not begun"
+    write_run(tmp_path / "figure1", stop_after=20)
+    state = suite_run.state_of(found.runs[0], tmp_path)
+    assert (state.finished, state.valid, state.trials) == (20, 20, 30)
+    assert state.status == "interrupted"
+    assert found.runs[1].estimate_s < suite_run.left_s(found, tmp_path) < total_s
+    shutil.rmtree(tmp_path / "figure1")
+    write_run(tmp_path / "figure1", invalid=[(3, "because")])
+    assert suite_run.state_of(found.runs[0], tmp_path).status == "complete"
+    assert suite_run.state_of(found.runs[0], tmp_path).valid == 29
+    assert suite_run.left_s(found, tmp_path) == found.runs[1].estimate_s
+    (tmp_path / "figure1" / "trials.csv").write_text("odd")
+    assert suite_run.state_of(found.runs[0], tmp_path).status == "failed"
+
+
+# -- the command --------------------------------------------------------------------------
+
+
+@contextmanager
+def driver(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "sedabench", "run", *arguments],
+        cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def lines_until(process: subprocess.Popen[str], beginning: str) -> list[str]:
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(beginning):
+            return lines
+    raise AssertionError(f"no line begins with {beginning!r}: {lines}")
+
+
+def record(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "suite.json").read_text())
+    return found
+
+
+def test_a_suite_is_interrupted_and_resumed_where_it_stopped(tmp_path: Path) -> None:
+    written(tmp_path, TINY, "tiny.toml")
+    out = tmp_path / "out"
+    with driver("tiny.toml", "--out", "out", cwd=tmp_path) as process:
+        lines = lines_until(process, "[2/3] two: ")
+        wait_for(lambda: len(children(process.pid)) == 2)  # in the next trial
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130, errors
+    assert errors == ""
+    said = "".join(lines)
+    assert "suite tiny: 2 runs, 3 trials, about" in said
+    assert [line[:11] for line in lines if line[0] == "["] == [
+        "[1/3] one: ", "[2/3] two: ",
+    ]  # fmt: skip
+    assert rest.splitlines()[-1].endswith("finish with: sedabench run --resume out")
+    found = record(out)
+    assert found["status"] == "interrupted"
+    assert [run["status"] for run in found["runs"]] == ["complete", "interrupted"]
+    assert (out / "suite.toml").read_text() == TINY
+    first = (out / "one" / "trials.csv").read_bytes(), (out / "one" / "manifest.json").read_bytes()
+    kept = (out / "two" / "trials.csv").read_text()
+
+    with driver("--resume", "out", cwd=tmp_path) as process:
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert "one: " not in output  # no trial of a finished run
+    assert output.splitlines()[-1].startswith("out  (one page of it: sedabench report out/*/")
+    again = (out / "one" / "trials.csv").read_bytes(), (out / "one" / "manifest.json").read_bytes()
+    assert again == first
+    assert (out / "two" / "trials.csv").read_text().startswith(kept)
+    found = record(out)
+    assert found["status"] == "complete"
+    assert len(found["resumed_utc"]) == 1
+    assert [(run["finished"], run["trials"]) for run in found["runs"]] == [(1, 1), (2, 2)]
+    for name in ("one", "two"):
+        assert sedabench.load_run(out / name).manifest["status"] == "complete"
+        assert (out / name / "figure.png").exists()
+
+    with driver("tiny.toml", "--resume", "out", cwd=tmp_path) as process:
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert "trying" not in output
+    assert "2/2" in output
+
+
+def test_a_run_that_fails_does_not_keep_the_others_from_it(tmp_path: Path) -> None:
+    written(
+        tmp_path, TINY.replace('"eventloop"]\n[[run]]', '"eventloop"]\n[[run]]', 1), "tiny.toml"
+    )
+    found = suite.read(tmp_path / "tiny.toml")
+    (tmp_path / "out" / "one").mkdir(parents=True)
+    (tmp_path / "out" / "one" / "manifest.json").write_text("{}")
+    (tmp_path / "out" / "suite.toml").write_bytes(found.text)
+    started = {"suite": "tiny", "paths_begin_at": "..", "resumed_utc": []}
+    (tmp_path / "out" / "suite.json").write_text(json.dumps(started))
+    with driver("--resume", "out", cwd=tmp_path) as process:
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert len(errors.splitlines()) == 1
+    assert "run 'one' of suite tiny failed: out/one is damaged" in errors
+    assert [run["status"] for run in record(tmp_path / "out")["runs"]] == ["failed", "complete"]
+    assert "two" in output
+
+
+def test_every_server_of_every_run_is_tried_before_the_first_trial(tmp_path: Path) -> None:
+    written(tmp_path, TINY.replace("--writers 0", "--writers x"), "tiny.toml")
+    with driver("tiny.toml", "--out", "out", cwd=tmp_path) as process:
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert errors.startswith("error: run 'two': servers 'plain' does not start: ")
+    assert len(errors.splitlines()) == 1
+    assert "[1/" not in output
+    assert not (tmp_path / "out").exists()
+
+
+COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "no file": (("run", "tiney.toml"), "did you mean 'tiny.toml'?"),
+    "a folder": (("run", "full/"), "sedabench run --resume full"),
+    "a name": (("run", "quick"), "quick.toml"),
+    "unknown option": (("run", "tiny.toml", "--chekc"), "--check"),
+    "folder in use": (("run", "tiny.toml", "--out", "full"), "full is not empty"),
+    "resume nothing": (("run", "--resume", "nothing"), "nothing is not a run folder"),
+    "resume no suite": (("run", "tiny.toml", "--resume", "full"), "is not the folder of a suite"),
+    "resume with more": (("run", "--resume", "full", "figure1"), "leave out figure1"),
+    "resume with options": (("run", "tiny.toml", "--resume", "x", "--check"), "no other option"),
+    "resume another": (("run", "tiny.toml", "--resume", "other"), "no longer, the suite of other"),
+    "resume the damaged": (("run", "--resume", "other"), "suite.json is damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "says"), COMMANDS.values(), ids=COMMANDS.keys())
+def test_a_mistake_on_the_command_line_is_one_line_and_status_2(
+    sedabench: Command, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    written(tmp_path, TINY, "tiny.toml")
+    for folder in ("full", "other"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    (tmp_path / "other" / "suite.toml").write_text("other = 1")
+    (tmp_path / "other" / "suite.json").write_text("{}")
+    done = sedabench(*arguments)
+    assert done.returncode == 2, done
+    assert len(done.stderr.splitlines()) == 1
+    assert says in done.stderr
+
+
+def test_check_prints_the_plan_and_measures_nothing(sedabench: Command, tmp_path: Path) -> None:
+    written(tmp_path, TINY, "tiny.toml")
+    done = sedabench("run", "tiny.toml", "--check")
+    assert done.returncode == 0, done.stderr
+    assert "suite tiny: 2 runs, 3 trials, about" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+def test_the_list_names_suites_and_help_has_an_example(sedabench: Command, tmp_path: Path) -> None:
+    (tmp_path / "suites").mkdir()
+    written(tmp_path / "suites", TINY, "tiny.toml")
+    listed = sedabench("list").stdout
+    assert "suites/tiny.toml" in listed
+    assert "two tiny runs" in listed
+    assert "suites/paper.toml" in listed
+    assert "sedabench run suites/quick.toml" in sedabench("run", "x.toml", "--help").stdout
+
+
+def test_any_run_is_resumed_without_naming_its_experiment(
+    sedabench: Command, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "done")
+    done = sedabench("run", "--resume", "done")
+    assert done.returncode == 0, done.stderr
+    assert "nothing is missing" in done.stdout
