@@ -8,9 +8,8 @@ architecture's affair; the step cannot tell.
 
 The event loop waits for the backend itself and answers fewer than 200 requests/s, one every
 5 ms.  Then `threaded` in place of `eventloop`: a thread a connection waits for all 64 at once,
-and some 7,000/s are answered.  And `seda --batch 1`: the stage begins with 8 threads, its
-controller gives it up to 40, and some 5,000/s are answered.  (Without `--batch 1` a thread
-takes all that wait as one batch, and asks for them one after another.)
+and 8,500/s were answered here.  And `seda`: the stage begins with 8 threads, its controller
+gives it up to 40 while requests wait, and 5,400/s were answered.
 
     sedabench graph seda --service examples/own_step.py:WithBackend
 
