@@ -17,6 +17,7 @@ import pytest
 import sedabench
 from sedabench import suite, suite_run
 from sedabench.errors import UserError
+from sedabench.experiments import settings
 from sedabench.experiments.figure1 import Figure1
 from sedabench.experiments.overload import Overload
 from tests.sedabench.conftest import Command, write_run
@@ -344,3 +345,14 @@ def test_any_run_is_resumed_without_naming_its_experiment(
     done = sedabench("run", "--resume", "done")
     assert done.returncode == 0, done.stderr
     assert "nothing is missing" in done.stdout
+
+
+def test_the_page_about_suites_names_every_key_and_its_example_is_one(tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "suites.md").read_text()
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    found = suite.read(written(tmp_path, example))
+    assert len(found.runs) == 5
+    assert all(f"`{run.name}`" in page for run in found.runs)
+    for experiment in settings.KINDS:
+        for key in (*settings.types_of(experiment), *settings.COMMON_KEYS):
+            assert f"`{key}`" in page, key
