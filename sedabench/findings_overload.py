@@ -54,7 +54,7 @@ def _left_out(findings: Findings) -> list[str]:
     count = sum(number for _, number in findings.invalid)
     if not count:
         return []
-    why = [f"{reason.rstrip('.')} ({number})" for reason, number in findings.invalid[:3]]
+    why = [f"{reason} ({number})" for reason, number in findings.invalid[:3]]
     more = ["others"] if len(findings.invalid) > 3 else []
     are = "is" if count == 1 else "are"
     return [
@@ -216,7 +216,7 @@ def table(findings: Findings) -> Table:
     ):  # fmt: skip
         made.add_column(heading, justify="right", no_wrap=True)
     for server in findings.servers:
-        peak, twice, breaks = server.peak, server.at(TWICE), server.breaks_at
+        peak, twice = server.peak, server.at(TWICE)
         made.add_row(
             server.server,
             _value(server.capacity_rps, ",.0f"),
@@ -224,12 +224,18 @@ def table(findings: Findings) -> Table:
             f"{peak.load:g}" if peak else "-",
             _value(server.twice.ratio, ".2f"),
             _value(server.thrice.ratio, ".2f"),
-            f"{breaks.load:g}" if breaks else "never",
+            _breaks(server),
             _value(twice.p99_us if twice else None, ",.0f", 1e-3),
             ", ".join(_seconds(one) for one in server.recoveries) or "-",
             f"{sum(v.valid for v in server.levels)}/{sum(v.trials for v in server.levels)}",
         )
     return made
+
+
+def _breaks(server: ServerFindings) -> str:
+    if server.breaks_at:
+        return f"{server.breaks_at.load:g}"
+    return "never" if any(level.breaks_slo is not None for level in server.levels) else "-"
 
 
 def _seconds(one: Recovery) -> str:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from sedabench.raw_trials import damage_is_named
+from sedabench.reasons import first_kinds
 from sedabench.results import Run
 from sedabench.spike import Recovery, recovery, spikes
 from sedabench.stats import Interval, median, ratio_of_medians
@@ -136,7 +137,6 @@ def analyse(run: Run) -> Findings:
     with damage_is_named(run, "it cannot be analysed"):
         parameters = run.manifest["parameters"]
         slo_ms = float(parameters["slo_ms"])
-        invalid = run.trials[~run.trials["valid"]]["invalid_reason"].value_counts()
         recoveries: dict[str, list[Recovery]] = {}
         for spike in spikes(run):
             found = recovery(spike, slo_ms) if spike.valid else None
@@ -152,7 +152,7 @@ def analyse(run: Run) -> Findings:
                 for server in servers_of(run)
             ),
             trials=len(run.trials),
-            invalid=tuple((str(reason), int(count)) for reason, count in invalid.items()),
+            invalid=tuple(first_kinds(run.trials[~run.trials["valid"]]["invalid_reason"])),
         )
 
 

@@ -12,12 +12,12 @@ printer; a filled point is a valid trial, a hollow one is not.
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedabench.errors import UserError, one_line
+from sedabench.reasons import first_kinds
 from sedabench.results import Run
 from sedabench.summary import cells, servers_of
 
@@ -126,7 +126,7 @@ def figure1(run: Run) -> Figure:
         + ("band: range of the repeats" if few else "band: 95 % bootstrap interval"),
     )
     legend(figure, handles, 0.158, 9.0)
-    legend(figure, invalid_handles(run.trials), 0.158 - 0.036 * -(-len(handles) // 3), 8.2)
+    legend(figure, invalid_handles(run.trials), 0.158 - 0.036 * legend_rows(handles), 8.2)
     footer(figure, run, _saturated(run))
     return figure
 
@@ -218,11 +218,22 @@ def legend(figure: Figure, handles: list[Any], top: float, size: float) -> None:
     """A legend under the axes, where it covers no data; `top` is a share of the figure's height."""
     if handles:
         left = (MARGIN_IN - 0.06) / float(figure.get_size_inches()[0])
+        columns = legend_columns(handles)
         figure.legend(
             handles=handles, loc="upper left", bbox_to_anchor=(left, top),
-            ncols=min(3, len(handles)), frameon=False, fontsize=size, handlelength=3.2,
+            ncols=columns, frameon=False, fontsize=size, handlelength=3.2,
             columnspacing=1.6, borderaxespad=0, borderpad=0,
         )  # fmt: skip
+
+
+def legend_columns(handles: Sequence[Any]) -> int:
+    """Three, or as many as there is room for beside the longest entry."""
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    return min(len(handles), 3 if longest <= 44 else 2) or 1
+
+
+def legend_rows(handles: Sequence[Any]) -> int:
+    return -(-len(handles) // legend_columns(handles))
 
 
 def invalid_handles(trials: pd.DataFrame) -> list[Any]:
@@ -232,30 +243,16 @@ def invalid_handles(trials: pd.DataFrame) -> list[Any]:
     drawn = trials[~trials["valid"]]
     if not len(drawn):
         return []
-    kinds = drawn["invalid_reason"].map(lambda text: _short(_first(str(text))))
-    counts = kinds.value_counts()
-    entries = []
-    for kind, count in counts.head(3).items():
-        told = {_first(str(text)) for text in drawn["invalid_reason"][kinds == kind]}
-        reason = told.pop() if len(told) == 1 else str(kind)
-        entries.append(f"invalid ({count}): {label(reason, 40)}")
-    if len(counts) > 3:
-        entries[2] = f"invalid ({int(counts.iloc[2:].sum())}): other reasons, see trials.csv"
+    kinds = first_kinds(drawn["invalid_reason"])
+    entries = [f"invalid ({count}): {label(kind, 40)}" for kind, count in kinds[:3]]
+    if len(kinds) > 3:
+        others = sum(count for _, count in kinds[2:])
+        entries[2] = f"invalid ({others}): other reasons, see trials.csv"
     return [
         Line2D([], [], linestyle="none", marker="o", markersize=6, markerfacecolor="none",
                markeredgecolor=GREY, label=entry)
         for entry in entries
     ]  # fmt: skip
-
-
-def _first(reason: str) -> str:
-    """The first reason, without what stands after its colon."""
-    return reason.split(" | ")[0].split(":")[0]
-
-
-def _short(reason: str) -> str:
-    """The kind of a reason: "refused 12 connections" and "refused 7" are one."""
-    return re.sub(r"\b\d[\d.,]*", "N", reason)
 
 
 def _paper_mark(axes: Axes, levels: list[int]) -> None:

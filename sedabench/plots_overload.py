@@ -8,6 +8,7 @@ an invalid trial.  Rates and fairness begin at 0; latencies are logarithmic.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -152,8 +153,9 @@ def tail(run: Run, findings: Findings) -> Figure | None:
             fontsize=8, color=GREY, ha="left", va="bottom",
         )  # fmt: skip
         axes.text(
-            findings.slo_ms / 1.04, lowest / 1.3, f"SLO {findings.slo_ms:g} ms", fontsize=8,
-            color=GREY, rotation=90, va="bottom", ha="right", zorder=2,
+            findings.slo_ms / 1.04, 0.8, f"SLO {findings.slo_ms:g} ms", fontsize=8,
+            color=GREY, rotation=90, va="top", ha="right", zorder=6,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
         )  # fmt: skip
     page.axes[0].set_ylabel("share of the answers that took longer (log)", fontsize=9.5)
     return page.finish(
@@ -185,7 +187,7 @@ class _Page:
             for server in self.servers
         ]
         self.invalid = plots.invalid_handles(self.trials)
-        rows = -(-len(self.handles) // 3) + -(-len(self.invalid) // 3)
+        rows = plots.legend_rows(self.handles) + plots.legend_rows(self.invalid)
         self.bottom_in = 0.52 + _ROW_IN * rows + 0.45
         height_in = 3.1 + top_in + self.bottom_in
         self.figure = Figure(figsize=(_WIDTH_IN, height_in), layout=None, facecolor="white")
@@ -211,29 +213,34 @@ class _Page:
         for place, server in enumerate(self.servers):
             index = self.marks[server]
             found = [(level, _interval(level, field)) for level in self.levels[server]]
-            _curve(axes, index, [(v.load, i) for v, i in found if i is not None], factor)
+            _curve(axes, index, [(v.load, i) for v, i in found], factor)
             shift = (place - (len(self.servers) - 1) / 2) * _SHIFT * most
             mine = self.trials[self.trials["server"] == server]
             _points(axes, index, mine["load"] + shift, mine[column] * factor, mine["valid"])
         axes.axvline(1, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
         axes.set_xlim(0, most * 1.03)
-        axes.set_xlabel("offered load (multiples of the capacity)", fontsize=9.5)
+        capacity = self.findings.capacity_rps
+        of = f", {capacity:,.0f} requests/s" if capacity else ""
+        axes.set_xlabel(f"offered load (multiples of the capacity{of})", fontsize=9.5)
         plots.plain(axes)
 
     def finish(self, question: str, marks: str | None = None) -> Figure:
         """Heading, legends and footer."""
-        few = any(
-            level.goodput_rps is not None and level.goodput_rps.kind == "range"
+        kinds = {
+            level.goodput_rps.kind
             for levels in self.levels.values()
             for level in levels
-        )
-        band = "range of the repeats" if few else "95 % bootstrap interval"
+            if level.goodput_rps is not None
+        }
+        band = "range of the repeats" if kinds == {"range"} else "95 % bootstrap interval"
+        if len(kinds) > 1:
+            band = "95 % interval (of 2: range)"
         subtitle = marks or f"points: repeats, line: median, band: {band}"
         plots.heading(self.figure, question, f"{workload_text(self.run)}; {subtitle}")
         height_in = float(self.figure.get_size_inches()[1])
         top_in = self.bottom_in - 0.52
         plots.legend(self.figure, self.handles, top_in / height_in, 9.0)
-        top_in -= _ROW_IN * -(-len(self.handles) // 3)
+        top_in -= _ROW_IN * plots.legend_rows(self.handles)
         plots.legend(self.figure, self.invalid, top_in / height_in, 8.2)
         plots.footer(self.figure, self.run)
         return self.figure
@@ -255,7 +262,7 @@ def server_handle(index: int, title: str) -> Any:
     colour, marker, line = plots.marks(index)
     return Line2D(
         [], [], color=colour, linestyle=line, linewidth=1.8, marker=marker, markersize=5.5,
-        markeredgecolor="white", markeredgewidth=0.4, label=plots.label(title),
+        markeredgecolor="white", markeredgewidth=0.4, label=plots.label(title, 90),
     )  # fmt: skip
 
 
@@ -264,17 +271,18 @@ def _interval(level: Level, field: str) -> Interval | None:
     return found
 
 
-def _curve(axes: Axes, index: int, found: Sequence[tuple[float, Interval]], factor: float) -> None:
+def _curve(
+    axes: Axes, index: int, found: Sequence[tuple[float, Interval | None]], factor: float
+) -> None:
+    """Band and line, broken where no trial is valid."""
     colour, _, line = plots.marks(index)
     x = [load for load, _ in found]
-    axes.fill_between(
-        x, [i.low * factor for _, i in found], [i.high * factor for _, i in found],
-        color=colour, alpha=0.16, linewidth=0, zorder=1,
-    )  # fmt: skip
-    axes.plot(
-        x, [i.value * factor for _, i in found],
-        color=colour, linestyle=line, linewidth=1.8, zorder=3,
-    )  # fmt: skip
+    low, value, high = (
+        [getattr(interval, name) * factor if interval else math.nan for _, interval in found]
+        for name in ("low", "value", "high")
+    )
+    axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)
+    axes.plot(x, value, color=colour, linestyle=line, linewidth=1.8, zorder=3)
 
 
 def _points(axes: Axes, index: int, x: Any, y: Any, valid: Any) -> None:
@@ -334,9 +342,6 @@ def _offered_is_answered(
             right * 0.015, top * 0.985, "line: all that is\noffered is answered", fontsize=8,
             color=GREY, ha="left", va="top", linespacing=1.2,
         )  # fmt: skip
-    axes.text(
-        1 + right * 0.012, top * 0.03, "capacity", fontsize=8, color=GREY, ha="left", va="bottom"
-    )
 
 
 def _slo_line(axes: Axes, slo_ms: float, *, label: bool) -> None:

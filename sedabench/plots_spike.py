@@ -10,6 +10,7 @@ server told them.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +112,8 @@ def _rates(axes: Axes, one: Spike) -> None:
                    fontweight="bold")  # fmt: skip
     if not one.valid:
         axes.text(
-            0.02, 0.97, plots.label(one.invalid_reason, 40), transform=axes.transAxes, fontsize=7.5,
-            color=GREY, ha="left", va="top",
+            0.02, 0.97, textwrap.fill(plots.label(one.invalid_reason, 120), 44),
+            transform=axes.transAxes, fontsize=7.5, color=GREY, ha="left", va="top",
         )  # fmt: skip
 
 

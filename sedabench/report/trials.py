@@ -6,12 +6,12 @@ with four digits; the heading says the unit.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sedabench.reasons import kind, split
 from sedabench.results import TRIALS, Run
 
 if TYPE_CHECKING:
@@ -113,13 +113,12 @@ def reasons(trials: pd.DataFrame, column: str) -> tuple[Reason, ...]:
     examples: dict[str, str] = {}
     where: dict[str, list[int]] = {}
     for trial, text in zip(trials["trial"], trials[column], strict=True):
-        for reason in filter(None, str(text).split(" | ")):
-            kind = re.sub(r"[+-]?\d[\d.,]*", "N", reason.split(":")[0])
-            counted[kind] += 1
-            examples.setdefault(kind, reason)
-            where.setdefault(kind, []).append(int(trial))
+        for reason in split(text):
+            counted[kind(reason)] += 1
+            examples.setdefault(kind(reason), reason)
+            where.setdefault(kind(reason), []).append(int(trial))
     return tuple(
-        Reason(count, examples[kind], _listed(where[kind])) for kind, count in counted.most_common()
+        Reason(count, examples[one], _listed(where[one])) for one, count in counted.most_common()
     )
 
 
