@@ -68,13 +68,14 @@ def _of_server(server: ServerFindings, findings: Findings) -> list[str]:
     if server.peak is None or server.peak.goodput_rps is None:
         found = [f"{name}: no valid trial of the sweep."]
     else:
-        peak = f"{_rate(server.peak.goodput_rps)} at {_times(server.peak.load)}"
         closed = server.capacity_rps
         capacity = f"has a capacity of {_rate(closed)}" if closed else "has no measured capacity"
-        found = [
-            f"{name} {capacity} and a peak goodput of {peak}; {_kept_text(server)}.",
-            _slo(server, findings),
-        ]
+        if server.peak.goodput_rps.value > 0:
+            peak = f"{_rate(server.peak.goodput_rps)} at {_times(server.peak.load)}"
+            text = f"{name} {capacity} and a peak goodput of {peak}; {_kept_text(server)}."
+        else:
+            text = f"{name} {capacity}; its median goodput is 0 at every load with a valid trial."
+        found = [text, _slo(server, findings)]
     return [*found, *_recovered(server)]
 
 
@@ -168,7 +169,7 @@ def _claim(findings: Findings) -> list[str]:
     others = [v for s, v in judged if s.architecture != STAGED]
     if not staged or not others:
         missing = "another architecture" if staged else f"the architecture {STAGED}"
-        answer = f"cannot be judged, for no server of {missing} was measured there"
+        answer = f"cannot be judged, for no server of {missing} has a valid trial there"
     elif "loses" in staged:
         answer = "is contradicted here"
     elif set(staged) == {"keeps"} and set(others) == {"loses"}:

@@ -15,7 +15,8 @@ the spike trials; nothing is assumed.  What the words mean:
   no correct answer at all: then the 99th percentile of the accepted has none.
 - the claim: a server keeps its peak when the whole interval of what it keeps
   at twice the capacity is at least `KEEPS`; it does not when the whole
-  interval is under it; otherwise nothing is decided.
+  interval is under it; otherwise, or when no valid trial is near the capacity
+  (`AROUND`), where a peak is, nothing is decided.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 KEEPS = 0.9
 """From this share of its peak on a server is said to keep it: a choice, as any mark is."""
+AROUND = 0.75, 1.25
+"""Loads, one of which must have a valid trial for a highest goodput to be called the peak."""
 TWICE, THRICE = 2.0, 3.0
 STAGED = "seda"
 """The architecture of which the paper claims that it is well-conditioned."""
@@ -76,12 +79,14 @@ class Kept:
     ratio: Interval | None
     at_peak: bool
     """This load is the peak, so the ratio is 1 and says nothing."""
+    peak_is_known: bool = True
+    """A load near the capacity has a valid trial; else the peak may have been missed."""
 
     @property
     def verdict(self) -> Verdict | None:
         if self.ratio is None:
             return None
-        if self.ratio.n < 2:
+        if self.ratio.n < 2 or not self.peak_is_known:
             return "undecided"
         if self.at_peak:
             return "keeps"
@@ -218,7 +223,9 @@ def _kept(sweep: pd.DataFrame, levels: Sequence[Level], peak: Level | None, load
 
     below = goodputs(peak)
     ratio = ratio_of_medians(goodputs(level), below) if min(below) > 0 else None
-    return Kept(load, ratio, level is peak)
+    least, most = AROUND
+    known = any(v.valid and least <= v.load <= most for v in levels)
+    return Kept(load, ratio, level is peak, known)
 
 
 def _at(levels: Sequence[Level], load: float) -> Level | None:

@@ -130,6 +130,12 @@ def test_a_server_that_answers_nothing_in_time_has_no_ratio(tmp_path: Path) -> N
     assert sentences(run)
 
 
+def test_without_a_load_near_the_capacity_the_claim_is_not_decided(tmp_path: Path) -> None:
+    run = load_run(write_overload_run(tmp_path / "run", loads=(0.25, 2.0, 3.0)))
+    (claim,) = [text for text in sentences(run) if "The paper's claim" in text]
+    assert "is not decided here" in claim
+
+
 def test_the_table_fits_a_terminal_and_names_every_server(tmp_path: Path) -> None:
     run = load_run(write_overload_run(tmp_path / "run", loads=LOADS, repeats=2))
     console = Console(width=100, record=True, file=io.StringIO())
