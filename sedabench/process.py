@@ -38,7 +38,7 @@ class ChildError(Exception):
     """A child ended, or did not do what it should have done in time.  One line."""
 
 
-def _before_exec(cores: Collection[int], parent: int) -> Callable[[], None]:
+def before_exec(cores: Collection[int], parent: int) -> Callable[[], None]:
     """What the child does between fork and exec: die with its parent, stay on its cores."""
 
     def prepare() -> None:
@@ -49,6 +49,14 @@ def _before_exec(cores: Collection[int], parent: int) -> Callable[[], None]:
             os.sched_setaffinity(0, cores)
 
     return prepare
+
+
+def cpu_clock(pid: int) -> int:
+    """The clock of a whole process's CPU time: clock_getcpuclockid(3), which Python lacks.
+
+    /proc/PID/stat says the same in ticks of 10 ms, 1 % of a window of a second.
+    """
+    return (~pid << 3) | 2
 
 
 class Child:
@@ -78,7 +86,7 @@ class Child:
                 stderr=self._stderr,
                 env=None if environment is None else dict(environment),
                 start_new_session=True,
-                preexec_fn=_before_exec(cores, os.getpid()),
+                preexec_fn=before_exec(cores, os.getpid()),
             )
         except (OSError, subprocess.SubprocessError) as error:
             self._stderr.close()

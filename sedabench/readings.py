@@ -19,7 +19,7 @@ from typing import Any
 
 from sedabench.external.tree import tree_cpu_ns, tree_rss_bytes, tree_threads
 from sedabench.machine import Cores
-from sedabench.process import ChildError
+from sedabench.process import ChildError, cpu_clock
 
 SNAPSHOT_S = 10.0
 """How long a server may take over /stats: one with thousands of threads is slow to answer."""
@@ -90,12 +90,9 @@ def _snapshot(host: str, port: int) -> dict[str, Any]:
 
 
 def _cpu_ns(pid: int) -> int:
-    """CPU time of a whole process, in ns: clock_getcpuclockid(3), which Python lacks.
-
-    /proc/PID/stat says the same in ticks of 10 ms, 1 % of a window of a second.
-    """
+    """CPU time of a whole process, in ns."""
     try:
-        return time.clock_gettime_ns((~pid << 3) | 2)
+        return time.clock_gettime_ns(cpu_clock(pid))
     except OSError:
         raise ChildError("the server ended during the trial") from None
 

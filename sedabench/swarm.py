@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from sedabench import http_columns, machine, plots
 from sedabench.errors import UserError, one_line
-from sedabench.process import Child, _before_exec
+from sedabench.process import Child, before_exec
 from sedabench.results import (
     Column,
     Run,
@@ -126,7 +126,7 @@ def work(host: str, port: int, *, allow_remote: bool, wait_s: float) -> int:
     process = subprocess.Popen(
         [*command, *(["--allow-remote"] if allow_remote else [])],
         env=environment, stderr=subprocess.PIPE, text=True,
-        preexec_fn=_before_exec((), os.getpid()),
+        preexec_fn=before_exec((), os.getpid()),
     )  # fmt: skip
     try:
         text = process.communicate()[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from sedabench.process import ChildError
+from sedabench.process import ChildError, cpu_clock
 
 _PSS = re.compile(r"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
@@ -39,8 +39,7 @@ def tree_cpu_ns(pid: int) -> int:
     for process in tree(pid):
         try:
             waited = process.cpu_times()
-            clock = (~process.pid << 3) | 2  # clock_getcpuclockid(3), which Python lacks
-            total_ns += time.clock_gettime_ns(clock)
+            total_ns += time.clock_gettime_ns(cpu_clock(process.pid))
         except (psutil.Error, OSError):  # it ended meanwhile
             continue
         total_ns += int((waited.children_user + waited.children_system) * 1e9)
