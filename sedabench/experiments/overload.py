@@ -32,7 +32,7 @@ Settings that are a choice, and why:
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,16 +43,21 @@ from sedabench.errors import UserError, unknown
 from sedabench.experiments import common
 from sedabench.experiments.common import Bench
 from sedabench.experiments.web import MIXES, Site
+from sedabench.external import ExternalSpec, joining, load_external
 from sedabench.progress import Progress
 from sedabench.results import Run, RunWriter, check_new_folder, load_run
 from sedabench.runner import Cell, Outcome, carry_out, numbered, shuffled_blocks
-from sedabench.servers_under_test import AnyServer
+from sedabench.servers_under_test import AnyServer, ServerSpec
 from sedabench.trial import Measured, Workload
 
 NAME = "overload"
 SUMMARY = "throughput, goodput and latency when more is asked for than can be done"
 
 DEFAULT_SERVERS = ("threaded", "eventloop", "seda")
+ALSO = ("nginx", "apache-prefork", "apache-worker", "apache-event")
+ALSO_QUICK = ("nginx", "apache-event")
+"""Beside them those of these that are installed, where they offer the workload (`static`);
+quick has one a program, for each server takes it most of a minute."""
 SEDA: dict[str, tuple[float, str]] = {
     "dynamic": (0.5, "--queue-capacity 256 --batch 64"),
     "mixed": (0.8, "--queue-capacity 64 --batch 32 --threads read_file=40"),
@@ -106,7 +111,7 @@ class Overload:
     @classmethod
     def full(cls, **changes: Any) -> Overload:
         """11 loads, five repeats, windows of 3 s: about 20 minutes for three servers."""
-        return _with_defaults(cls(()), changes)
+        return _with_defaults(cls(()), changes, ALSO)
 
     @classmethod
     def quick(cls, **changes: Any) -> Overload:
@@ -115,7 +120,7 @@ class Overload:
             (), loads=QUICK_LOADS, repeats=2, duration_s=1.2, warmup_s=0.6, capacity_repeats=2,
             spike_before_s=1.0, spike_s=1.2, spike_after_s=2.5,
         )  # fmt: skip
-        return _with_defaults(quick, changes)
+        return _with_defaults(quick, changes, ALSO_QUICK)
 
     def estimate_s(self, cell: Cell) -> float:
         """About how long a trial takes, all in."""
@@ -166,12 +171,20 @@ def default_options(config: Overload) -> dict[str, tuple[str, ...]]:
     return {"seda": ("--admission-target-ms", f"{share * config.slo_ms:g}", *options.split())}
 
 
-def _with_defaults(config: Overload, changes: Mapping[str, Any]) -> Overload:
+def _with_defaults(config: Overload, changes: Mapping[str, Any], also: Sequence[str]) -> Overload:
     config = replace(config, **changes)
     if config.servers:
         return config
-    options = default_options(config)
-    return replace(config, servers=servers_under_test.parse_specs(DEFAULT_SERVERS, options))
+    ours = servers_under_test.parse_specs(DEFAULT_SERVERS, default_options(config))
+    return replace(config, servers=(*ours, *joining(load_external(), config.workload, also)))
+
+
+def with_theirs(config: Overload, external: Mapping[str, ExternalSpec]) -> tuple[AnyServer, ...]:
+    """The default servers of a person who brings definitions: those that offer it join."""
+    known = {spec.label for spec in config.servers}
+    theirs = joining(external, config.workload, known)
+    ours = (spec for spec in config.servers if isinstance(spec, ServerSpec))
+    return (*ours, *theirs)
 
 
 def check(config: Overload) -> None:

@@ -20,7 +20,7 @@ from sedabench import http_columns, servers_under_test
 from sedabench.experiments import common
 from sedabench.experiments.common import Bench
 from sedabench.experiments.web import Site
-from sedabench.external import ExternalSpec, available, load_external
+from sedabench.external import ExternalSpec, joining, load_external
 from sedabench.progress import Progress
 from sedabench.results import Run, RunWriter, check_new_folder, load_run
 from sedabench.runner import Cell, Outcome, blocked_order, carry_out
@@ -78,9 +78,9 @@ def _with_defaults(config: Peers, changes: Mapping[str, Any]) -> Peers:
 
 
 def everything(external: Mapping[str, ExternalSpec]) -> tuple[AnyServer, ...]:
-    """Our architectures, and the others that are installed and serve static files."""
+    """Our architectures, and the others that serve static files: see `joining`."""
     ours = servers_under_test.parse_specs(tuple(servers_under_test.architectures()), {})
-    return (*ours, *available(external, WORKLOAD).values())
+    return (*ours, *joining(external, WORKLOAD))
 
 
 def check(config: Peers) -> None:

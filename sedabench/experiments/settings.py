@@ -193,8 +193,8 @@ def converted(key: str, value: Any, annotation: str) -> Any:
 
 FLAGS = {
     "--server": "servers", "--definitions": "definitions", "--connections": "connections",
-    "--load": "loads", "--workload": "workload", "--slo": "slo_ms", "--timeout": "timeout_s", "--repeats": "repeats",
-    "--duration": "duration_s", "--warmup": "warmup_s", "--seed": "seed", "--python": "python",
+    "--load": "loads", "--workload": "workload", "--slo": "slo_ms", "--timeout": "timeout_s",
+    "--repeats": "repeats", "--duration": "duration_s", "--warmup": "warmup_s", "--seed": "seed", "--python": "python",
     "--packets": "packets", "--packet-bytes": "packet_bytes", "--out": "out",
 }  # fmt: skip
 """An option of `sedabench run` -> the key that says the same."""
@@ -227,7 +227,7 @@ def _of_overload(
 ) -> tuple[AnyServer, ...] | None:
     external = load_external(definitions)
     if texts is None:
-        return None
+        return overload.with_theirs(config, external) if definitions else None
     return servers_under_test.parse_specs(texts, overload.default_options(config), external)
 
 

@@ -12,7 +12,7 @@ Nothing here knows what is measured, or for how long.
 
 from __future__ import annotations
 
-from sedabench.external.definition import ExternalSpec, available, load_external
+from sedabench.external.definition import ExternalSpec, available, joining, load_external
 from sedabench.external.server import ExternalServer
 from sedabench.external.tree import tree_cpu_ns, tree_rss_bytes, tree_threads
 
@@ -20,6 +20,7 @@ __all__ = [
     "ExternalServer",
     "ExternalSpec",
     "available",
+    "joining",
     "load_external",
     "tree_cpu_ns",
     "tree_rss_bytes",

@@ -195,6 +195,25 @@ def available(
     }
 
 
+def joining(
+    specs: Mapping[str, ExternalSpec], service: str, ours: Collection[str] | None = None
+) -> tuple[ExternalSpec, ...]:
+    """Those that are compared when nobody names servers: all that offer `service`.
+
+    A person's are wanted, so one that is not installed stays, to be complained
+    about.  Those of the project join when they are installed and, where `ours` is
+    given, among these.
+    """
+    return tuple(
+        spec
+        for label, spec in specs.items()
+        if service in spec.services
+        and (
+            spec.source != BUILT_IN or ((ours is None or label in ours) and spec.missing() is None)
+        )
+    )
+
+
 # -- reading ------------------------------------------------------------------------------
 
 
