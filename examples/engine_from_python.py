@@ -7,8 +7,8 @@ With a server in another terminal:
 
 The open loop sends 1,000 requests/s when they are due.  Printed is first what the run says of
 itself: whether it is valid, and if not, why.  Then, from the samples, what a summary cannot
-tell: latency by quarter of a second, and whether slow requests come together.  The file of
-samples is what `sedabench load http --samples FILE.parquet` writes too.
+tell: latency by quarter of a second, and whether slow requests come together.  The samples are
+kept in results/samples.parquet, as `sedabench load http --samples FILE.parquet` keeps them.
 """
 
 import argparse
@@ -38,13 +38,14 @@ def main():
     parser.add_argument("url")
     parser.add_argument("--rate", type=float, default=1000)
     parser.add_argument("--duration", type=float, default=2, metavar="S")
-    parser.add_argument("--samples", type=Path, default="samples.parquet", metavar="FILE")
+    parser.add_argument("--samples", type=Path, default="results/samples.parquet", metavar="FILE")
     given = parser.parse_args()
     config, result = measure(given.url, given.rate, given.duration)
     said = result.summary
     print("valid" if said["valid"] else f"invalid: {'; '.join(said['invalid_reasons'])}")
     print(f"{said['scheduled']} scheduled, {said['answered']} answered")
 
+    given.samples.parent.mkdir(exist_ok=True)
     write_parquet(given.samples, result, config.mix)
     samples = pd.read_parquet(given.samples)
     samples["due_s"] = samples["scheduled_ns"] / 1e9 - config.warmup_s

@@ -103,6 +103,8 @@ def _own(name: str) -> str:
     What else can be wrong with it the server says when it is tried.
     """
     where, _, attribute = name.rpartition(":")
+    if not where or not attribute:
+        raise UserError(f"--server {name!r} names no class; write path/to/file.py:ClassName")
     if not (where.endswith(".py") or os.sep in where):
         return name
     path = Path(where).expanduser()

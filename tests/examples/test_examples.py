@@ -225,7 +225,7 @@ def test_the_engine_is_driven_from_python(web: Server, tmp_path: Path) -> None:
     )  # fmt: skip
     assert re.search(r"(\d+) scheduled, \1 answered", said)
     assert "0.25 " in said
-    assert (tmp_path / "samples.parquet").is_file()
+    assert (tmp_path / "results" / "samples.parquet").is_file()
 
 
 def test_locusts_users_and_ours_are_in_one_table(web: Server) -> None:

@@ -57,6 +57,7 @@ def test_a_file_outside_the_current_folder_has_no_absolute_path_either(
     ("texts", "says"),
     [
         (["mine/gone.py:Followers"], "there is no file mine/gone.py; check the path"),
+        (["mine/own.py:"], "names no class; write path/to/file.py:ClassName"),
         (["mine/own.py"], "unknown server 'mine/own.py'"),
         (["mine/own.py:Followers --port 1"], "--port is set by the experiment"),
         (["mine/own.py:Followers", "./mine/own.py:Followers"], "'NAME=./mine/own.py:Followers'"),
