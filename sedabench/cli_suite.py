@@ -130,7 +130,7 @@ def _report(asked: Suite, folder: Path, outcome: SuiteOutcome, console: Console)
         others = f" (and {len(outcome.failed) - 1} more)" if len(outcome.failed) > 1 else ""
         raise UserError(
             f"run {first.name!r} of suite {asked.name} failed{others}: {first.error}; "
-            f"try again with: sedabench run --resume {folder}"
+            f"when that is mended: sedabench run --resume {folder}"
         )
     click.echo(f"{folder}  (one page of it: sedabench report {folder}/*/ --out report.html)")
 

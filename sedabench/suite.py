@@ -13,6 +13,7 @@ import itertools
 import math
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ SUITE, RECORD = "suite.toml", "suite.json"
 MOST_RUNS = 1000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SERVER_FILE = re.compile(
+    r"(\s*(?:[^\s=/-][^\s=/]*\s*=)?\s*)([^\s=]*(?:\.py|/[^\s:]*))(:.*)", re.DOTALL
+)
 _START_S, _SERVER_START_S = 1.0, 0.8
 """What a run takes beside its trials, about: in all, and to try a server out."""
 
@@ -262,6 +266,9 @@ def _run(
     with in_keys(f"{where}: "):
         common = {key: settings.pop(key) for key in ("quick", "servers") if key in settings}
         definitions = converted("definitions", settings.pop("definitions", ()), "tuple[str, ...]")
+        if "servers" in common:
+            texts = converted("servers", common["servers"], "tuple[str, ...]")
+            common["servers"] = [_from_base(text, base) for text in texts]
         python = settings.get("python")
         if isinstance(python, str) and os.sep in python:
             settings["python"] = str(base / python)
@@ -274,3 +281,12 @@ def _run(
     estimate_s = _START_S + _SERVER_START_S * len(config.servers)
     estimate_s += sum(map(config.estimate_s, plan))
     return PlannedRun(name, experiment, config, len(plan), estimate_s)
+
+
+def _from_base(server: str, base: Path) -> str:
+    """A server that is a file, "[LABEL=]mine.py:Class OPTIONS", with its path from `base`."""
+    match = _SERVER_FILE.fullmatch(server)
+    if match is None:
+        return server
+    label, file, rest = match.groups()
+    return f"{label}{shlex.quote(str(base / Path(file).expanduser()))}{rest}"

@@ -142,13 +142,18 @@ def test_factors_make_a_run_of_every_combination(tmp_path: Path) -> None:
 
 def test_paths_begin_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "own.py").touch()
     mine = '[server.mine]\ncommand = ["python3", "{port}"]\nservices = ["static"]\n'
     written(tmp_path / "there", mine, "servers.toml")
-    text = '[[run]]\nexperiment = "peers"\nservers = ["mine"]\ndefinitions = ["servers.toml"]\n'
+    text = '[[run]]\nexperiment = "peers"\ndefinitions = ["servers.toml"]\n'
+    text += 'servers = ["mine", "own.py:One -x", "l=./own.py:Two"]\n'
     written(tmp_path / "there", text + 'python = "./bin/python"')
     monkeypatch.chdir(tmp_path)
     (run,) = suite.read(Path("there/mine.toml")).runs
     assert run.config.servers[0].source == tmp_path / "there" / "servers.toml"
+    assert [(spec.label, spec.architecture) for spec in run.config.servers[1:]] == [
+        ("One -x", "there/own.py:One"), ("l", "there/own.py:Two"),
+    ]  # fmt: skip
     assert run.config.python == str(tmp_path / "there" / "bin" / "python")
 
 
