@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test test-all check bench clean
+.PHONY: help setup figures notebooks test test-all check bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -25,6 +25,9 @@ setup: $(READY)  ## make the virtual environment in .venv
 figures: $(READY)  ## set up, run both experiments in quick form, say where the figures are
 	$(BIN)/sedabench run figure1 --quick
 	$(BIN)/sedabench run overload --quick
+
+notebooks: $(READY)  ## execute the notebooks in place, in full: about a quarter of an hour
+	$(BIN)/python notebooks/execute.py
 
 test: $(READY)  ## set up, run the tests
 	$(BIN)/python -m pytest --numprocesses 2

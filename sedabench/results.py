@@ -67,6 +67,18 @@ class Run:
     manifest: dict[str, Any]
     trials: pd.DataFrame
 
+    def raw(self, trial: int) -> dict[str, Any] | None:
+        """What server and load generator said in a trial, unabridged: trials/NNN.json.
+
+        None when the folder has no such file, as one that was shared without its records.
+
+        Raises:
+            DamagedRunError: the file cannot be read or is no JSON object.
+        """
+        from sedabench.raw_trials import raw_trial
+
+        return raw_trial(self, trial)
+
 
 def utc_now() -> str:
     """For a manifest: 2026-01-31T12:00:00Z."""

@@ -38,6 +38,18 @@ def test_a_run_without_a_finished_trial_can_be_read(make_run: MakeRun) -> None:
     assert len(sedabench.load_run(make_run(stop_after=0)).trials) == 0
 
 
+def test_what_was_said_in_a_trial_can_be_read(make_run: MakeRun) -> None:
+    run = sedabench.load_run(make_run())
+    path = run.path / "trials" / "001.json"
+    path.write_text('{"result": {"answer": 42}}')
+    assert run.raw(1) == {"result": {"answer": 42}}
+    path.unlink()
+    assert run.raw(1) is None
+    path.write_text("[]")
+    with pytest.raises(DamagedRunError, match=r"001\.json holds no JSON object"):
+        run.raw(1)
+
+
 def test_only_one_process_writes_a_folder(make_run: MakeRun) -> None:
     path = make_run(stop_after=2)
     with RunWriter.reopen(path), pytest.raises(UserError, match="another process"):
