@@ -6,6 +6,7 @@ How a verdict is reached is told in `sedabench.compare`; nothing is decided here
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ SHOWN = {"bit/s": (1e9, "Gbit/s"), "us": (1e3, "ms"), "B": (1e6, "MB")}
 @click.argument("run_a", metavar="RUN_A", type=click.Path(path_type=Path))
 @click.argument("run_b", metavar="RUN_B", type=click.Path(path_type=Path))
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="A column of trials.csv that holds numbers; repeat it.  [default: figure1: bandwidth_bps; overload: goodput_rps and latency_p99_us]")  # fmt: skip  # noqa: E501
-@click.option("--fail-if-slower", "percent", type=click.FloatRange(min=0), metavar="PERCENT", help="Exit with status 1 when a cell of B is slower than that of A by more than PERCENT, its whole interval included.")  # fmt: skip  # noqa: E501
+@click.option("--fail-if-slower", "percent", type=click.FloatRange(min=0), metavar="PERCENT", help="Exit with status 1 when a cell of B is slower than that of A by more than PERCENT, its whole interval included, or has too few valid trials in B to tell, or none.")  # fmt: skip  # noqa: E501
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one line of JSON.")
 def compare(
     run_a: Path, run_b: Path, metrics: tuple[str, ...], percent: float | None, as_json: bool
@@ -45,6 +46,8 @@ def compare(
     (--repeats 5 leaves one to lose). What changed between the two runs, the
     servers or the machine, no comparison can tell.
 
+    Exit status: 0 compared, 1 what --fail-if-slower forbids, 2 not to be compared.
+
     \b
     Examples:
       sedabench compare results/figure1/before results/figure1/after
@@ -55,21 +58,39 @@ def compare(
     from sedabench.progress import standard_output
     from sedabench.results import load_run
 
+    if percent is not None and not math.isfinite(percent):
+        raise UserError(f"--fail-if-slower {percent:g} is no limit; give a number, as in 5")
+    for path in (run_a, run_b):
+        _check_folder(path)
     found = compare_runs(load_run(run_a), load_run(run_b), metrics)
-    slower = [] if percent is None else _slower_than(found, percent)
+    lost = [] if percent is None else found.lost()
+    slower = [] if percent is None else _slower_than(found, percent, lost)
     if as_json:
-        click.echo(json.dumps(_json(found, percent, slower), allow_nan=False))
+        click.echo(json.dumps(_json(found, percent, slower, lost), allow_nan=False))
     else:
         show(found, standard_output())
         if slower:
             listed = ", ".join(f"{_listed(found, [cell.key])} ({_ratio(cell)})" for cell in slower)
             click.echo(f"slower by more than {percent:g} %: {listed}")
-        elif percent is not None:
+        if lost:
+            click.echo(
+                f"failed: measured in A, and in B without enough valid trials to judge: "
+                f"{_listed(found, lost)}"
+            )
+        if percent is not None and not slower and not lost:
             click.echo(f"no cell is slower by more than {percent:g} %")
-    sys.exit(1 if slower else 0)
+    sys.exit(1 if slower or lost else 0)
 
 
-def _slower_than(found: Comparison, percent: float) -> list[CellComparison]:
+def _check_folder(path: Path) -> None:
+    """A folder without any file of a run is not a damaged run."""
+    if path.is_dir() and not any(
+        (path / name).exists() for name in ("manifest.json", "trials.csv")
+    ):
+        raise UserError(f"{path} is not a run folder; name a folder that `run` made")
+
+
+def _slower_than(found: Comparison, percent: float, lost: Sequence[Key]) -> list[CellComparison]:
     """What `--fail-if-slower` fails for; it must be able to."""
     from sedabench.compare import better
 
@@ -81,7 +102,7 @@ def _slower_than(found: Comparison, percent: float) -> list[CellComparison]:
             )
         if better(metric) > 0 and percent >= 100:
             raise UserError(f"{metric} cannot fall by {percent:g} %; give less than 100")
-    if all(cell.verdict == "too few repeats to tell" for cell in found.cells):
+    if not lost and all(cell.verdict == "too few repeats to tell" for cell in found.cells):
         raise UserError(
             "--fail-if-slower cannot judge: no cell has enough valid repeats to tell, 4 of each "
             "run; make the runs with --repeats 5"
@@ -223,9 +244,13 @@ def _limits(ratio: Interval | None) -> str:
 
 
 def _json(
-    found: Comparison, percent: float | None, slower: Sequence[CellComparison]
+    found: Comparison,
+    percent: float | None,
+    slower: Sequence[CellComparison],
+    lost: Sequence[Key],
 ) -> dict[str, Any]:
-    from sedabench.compare import FAMILY_WISE, better
+    from sedabench.compare import better
+    from sedabench.family_test import FAMILY_WISE
 
     def key(metric: str, server: str, level: tuple[Level, ...]) -> dict[str, Any]:
         return {
@@ -263,4 +288,5 @@ def _json(
         "differences": found.differences,
         "fail_if_slower_percent": percent,
         "slower": keys([one.key for one in slower]),
+        "lost": keys(lost),
     }

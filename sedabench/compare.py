@@ -5,25 +5,15 @@ over the valid trials, their ratio B/A with its 95 % bootstrap interval
 (`stats.ratio_of_medians`), and a verdict.
 
 How a verdict is reached.  A test of each cell at 5 % would find a difference
-in two of 42 cells of a run that is compared with its own repetition.  So the
-p-values of all cells of a comparison, over all its metrics, are adjusted by
-Holm's method: with probability 95 % no verdict of the whole table is wrong.
+in two of 42 cells of a run that is compared with its own repetition.  So all
+cells of a comparison, over all its metrics, are tested together
+(`sedabench.family_test`, a permutation test of whole repeats): with probability
+95 % no verdict of the whole table is wrong, whatever the noise looks like.
 "faster" and "slower" need an adjusted p of at most 5 % and an interval that
 does not reach 1; anything else is "no difference seen", which is not the same
-as "no difference": `Comparison.visible` tells how large one must be.
-
-Which test.  Not a rank or permutation test: with 5 repeats on each side the
-clearest separation there is has p = 2/252 in both, and of 42 cells Holm's
-method asks for 0.05/42 = 2/1680 of the first.  So it is Welch's t-test on the
-logarithms, which asks how large the difference is beside the noise, and pays
-with an assumption: that noise is roughly normal.  Simulated with equal
-distributions on both sides and 5 repeats, 42 cells came out wrong anywhere in
-3 % of the comparisons for normal noise, 2 % for skewed noise, 1 % with 10 %
-of the repeats far off, and in 8 % at the worst that was tried, repeats that
-fall at random on one of two narrow values.  With 3 repeats that last figure is
-73 %.  So nothing is said of a cell with too few repeats to tell: where even a
-permutation test of that cell alone could not reach 5 % (3 against 3 or 4; 4
-against 4 and 3 against 5 are enough).
+as "no difference": `Comparison.visible` tells how large one must be.  Nothing
+is said of a cell with too few valid repeats to tell, 3 against 3 or 4; 4
+against 4 and 3 against 5 are enough.
 
 What no test here can see: repeats of one run share a machine and an hour.  If
 the machine itself was slower on the second day, "slower" is true of the run
@@ -43,12 +33,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sedabench.errors import DamagedRunError, UserError, unknown
+from sedabench.family_test import FAMILY_WISE, enough, permutation_test
 from sedabench.results import Run
-from sedabench.stats import FEW, Interval, Welch, holm, ratio_of_medians, welch
+from sedabench.stats import Interval, ratio_of_medians
 from sedabench.summary import servers_of
-
-FAMILY_WISE = 0.05
-"""Probability, at most, of a wrong verdict anywhere in a comparison."""
 
 Level = int | float | str
 Key = tuple[str, str, tuple[Level, ...]]
@@ -149,6 +137,19 @@ class Comparison:
                  else cell.ratio.low > 1 + share)
         ]  # fmt: skip
 
+    def lost(self) -> list[Key]:
+        """What A measured and B did not, or with so few valid repeats that it cannot be judged.
+
+        A server that crashes, or never answers, is not slower: it is here.
+        """
+        return [
+            *self.only_a,
+            *(
+                cell.key for cell in self.cells
+                if cell.verdict == "too few repeats to tell" and cell.n_b < cell.n_a
+            ),
+        ]  # fmt: skip
+
 
 def better(metric: str) -> int:
     """1 when more of it is better, -1 when less is, 0 when that is not known."""
@@ -229,7 +230,10 @@ def _of_phase(run: Run, phase: str | None) -> Run:
 def _samples(
     run: Run, levels: tuple[str, ...], metric: str
 ) -> dict[tuple[str, tuple[Level, ...]], Values]:
-    """The metric over the valid trials of each (server, level), in the order of a table."""
+    """The metric in each repeat of each (server, level) that has a valid one, as in a table.
+
+    All have the length of the run's repeats; NaN where a trial is missing or invalid.
+    """
     if not len(run.trials):
         return {}
     try:
@@ -238,11 +242,17 @@ def _samples(
         raise DamagedRunError(
             f"{run.path} is damaged: its manifest.json does not name its servers; restore it"
         ) from None
-    trials = run.trials[run.trials["valid"]].dropna(subset=[metric])
-    found = {
-        (str(key[0]), tuple(_plain(value) for value in key[1:])): part[metric].to_numpy(float)
-        for key, part in trials.groupby(["server", *levels])
-    }
+    trials = run.trials.sort_values("trial")
+    cells = trials.groupby(["server", *levels])
+    repeat = cells.cumcount()
+    usable = trials["valid"] & trials[metric].notna()
+    found: dict[tuple[str, tuple[Level, ...]], Values] = {}
+    for key, part in cells:
+        values = np.full(int(repeat.max()) + 1, np.nan)
+        kept = part.index[usable[part.index]]
+        values[repeat[kept]] = part.loc[kept, metric].to_numpy(float)
+        if len(kept):
+            found[str(key[0]), tuple(_plain(value) for value in key[1:])] = values
     return {
         key: found[key]
         for key in sorted(found, key=lambda key: (rank.get(key[0], len(rank)), key))
@@ -258,35 +268,31 @@ def _judge(
     pairs: list[tuple[str, str, tuple[Level, ...], Values, Values]],
 ) -> tuple[tuple[CellComparison, ...], dict[str, float]]:
     """All cells with their verdicts, and `Comparison.visible`."""
-    tests = [_test(a, b) for *_, a, b in pairs]
-    family = [test.p for test in tests if test is not None]
-    adjusted = iter(holm(family))
+    there = [(a[~np.isnan(a)], b[~np.isnan(b)]) for *_, a, b in pairs]
+    family = [number for number, (a, b) in enumerate(there) if enough(len(a), len(b))]
+    positive = [bool(min(a.min(), b.min()) > 0) for a, b in there]
+    scale = [np.log if positive[number] else np.asarray for number in family]
+    tested = permutation_test(
+        [of(pairs[number][-2]) for of, number in zip(scale, family, strict=True)],
+        [of(pairs[number][-1]) for of, number in zip(scale, family, strict=True)],
+    )
+    p_of = dict(zip(family, tested.p_adjusted, strict=True))
+    limit_of = dict(zip(family, tested.visible, strict=True))
     cells = []
     limits: dict[str, list[float]] = {}
-    for (metric, server, level, a, b), test in zip(pairs, tests, strict=True):
+    for number, (metric, server, level, *_) in enumerate(pairs):
+        a, b = there[number]
         ratio = ratio_of_medians(b, a) if a.min() > 0 else None
-        p = None if test is None else next(adjusted)
+        p = p_of.get(number)
         median_a, median_b = float(np.median(a)), float(np.median(b))
         verdict = _verdict(metric, median_b - median_a, ratio, p)
         cells.append(CellComparison(
             metric, server, level, median_a, median_b, len(a), len(b), ratio, p, verdict
         ))  # fmt: skip
-        if test is not None and _positive(a, b):
-            limits.setdefault(metric, []).append(_limit(test, len(family)))
+        if positive[number] and np.isfinite(limit_of.get(number, math.inf)):
+            limits.setdefault(metric, []).append(limit_of[number])
     visible = {metric: math.expm1(float(np.median(of))) for metric, of in limits.items()}
     return tuple(cells), visible
-
-
-def _positive(a: Values, b: Values) -> bool:
-    return bool(min(a.min(), b.min()) > 0)
-
-
-def _test(a: Values, b: Values) -> Welch | None:
-    """None where the repeats are too few to tell: see the top of the file."""
-    n_a, n_b = len(a), len(b)
-    if min(n_a, n_b) < FEW or 2 / math.comb(n_a + n_b, n_a) > FAMILY_WISE:
-        return None
-    return welch(np.log(b), np.log(a)) if _positive(a, b) else welch(b, a)
 
 
 def _verdict(metric: str, change: float, ratio: Interval | None, p: float | None) -> Verdict:
@@ -298,13 +304,6 @@ def _verdict(metric: str, change: float, ratio: Interval | None, p: float | None
     if better(metric) == 0:
         return "higher" if up else "lower"
     return "faster" if up == (better(metric) > 0) else "slower"
-
-
-def _limit(test: Welch, family: int) -> float:
-    """The difference at which `test` takes the first, and steepest, of Holm's steps."""
-    from scipy.special import stdtrit
-
-    return test.error * float(stdtrit(test.df, 1 - FAMILY_WISE / family / 2))
 
 
 # -- what else differs --------------------------------------------------------------------
@@ -349,9 +348,9 @@ def _offered_differences(a: Run, b: Run, question: Question) -> Iterator[str]:
         return
     in_a, in_b = (_samples(run, question.levels, offered) for run in (a, b))
     ratios = [
-        float(np.median(in_b[key]) / np.median(in_a[key]))
+        float(np.nanmedian(in_b[key]) / np.nanmedian(in_a[key]))
         for key in in_a
-        if key in in_b and np.median(in_a[key]) > 0
+        if key in in_b and np.nanmedian(in_a[key]) > 0
     ]
     if ratios and max(abs(ratio - 1) for ratio in ratios) > OFFERED_APART:
         yield f"{offered} at the same level: B/A from {min(ratios):.2f} to {max(ratios):.2f}"

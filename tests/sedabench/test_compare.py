@@ -11,15 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
 
 from sedabench.cli_compare import compare as command
-from sedabench.compare import FAMILY_WISE, Comparison, better, compare
+from sedabench.compare import Comparison, better, compare
 from sedabench.errors import UserError
 from sedabench.experiments.figure1 import Figure1
+from sedabench.family_test import FAMILY_WISE, enough, permutation_test
 from sedabench.results import load_run
-from sedabench.stats import holm, welch
 from tests.sedabench.conftest import MakeRun
 from tests.sedabench.invented_overload import write_overload_run
 
@@ -27,6 +28,7 @@ REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "figure1"
 FIVE = Figure1.quick(repeats=5, connections=(1, 16, 64))
 
 Row = dict[str, str]
+Values = npt.NDArray[np.float64]
 
 
 def edited(source: Path, target: Path, edit: Callable[[Row], None]) -> Path:
@@ -282,6 +284,9 @@ def test_json_is_one_line_with_every_cell(make_run: MakeRun, tmp_path: Path) -> 
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "no run folder": (("a", "nothing"), "not a run folder"),
+    "a folder of other things": (("a", "folder"), "folder is not a run folder"),
+    "a limit that is no number": (("a", "a", "--fail-if-slower", "nan"), "is no limit"),
+    "a limit without end": (("a", "a", "--fail-if-slower", "inf"), "is no limit"),
     "another experiment": (("a", "overload"), "of figure1 and"),
     "an experiment that has no comparison": (("later", "later"), "'later'"),
     "no cell in common": (("a", "far"), "no server and level in common"),
@@ -306,6 +311,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(
         "far": lambda: make_run("far", config=Figure1.quick(repeats=2, connections=(3,))),
         "empty": lambda: make_run("empty", config=FIVE, stop_after=0),
         "overload": lambda: manifest_edited(make_run("overload"), experiment="overload"),
+        "folder": lambda: (tmp_path / "folder").mkdir(),
         "later": lambda: manifest_edited(make_run("later"), experiment="later"),
     }
     for name in {*arguments} & {*made}:
@@ -326,24 +332,92 @@ def test_importing_the_command_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("noise", ["normal", "skewed", "outliers"])
+NOISE: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Values]] = {
+    "normal": lambda source, shape: source.normal(0, 0.03, shape),
+    "two values": lambda source, shape: (
+        np.log(np.where(source.random(shape) < 0.5, 1, 0.7)) + source.normal(0, 0.01, shape)
+    ),
+    "heavy tails": lambda source, shape: 0.05 * source.standard_t(2, shape),
+    "outliers": lambda source, shape: (
+        source.normal(0, 0.03, shape) + np.log(0.6) * (source.random(shape) < 0.1)
+    ),
+}
+
+
+@pytest.mark.parametrize("repeats", [4, 5])
+@pytest.mark.parametrize("noise", NOISE)
 def test_where_nothing_differs_a_whole_comparison_is_wrong_once_in_twenty_at_most(
-    noise: str,
+    noise: str, repeats: int
 ) -> None:
-    """200 comparisons of 42 cells with 5 repeats on each side, all drawn from one distribution."""
+    """200 comparisons of 42 cells, all drawn from one distribution."""
     source = np.random.default_rng(2001)
-    shape = (200, 42, 2, 5)
-    drawn = {
-        "normal": lambda: source.normal(0, 0.03, shape),
-        "skewed": lambda: np.log(1 - 0.03 * source.exponential(size=shape)),
-        "outliers": lambda: (
-            source.normal(0, 0.03, shape) + np.log(0.6) * (source.random(shape) < 0.1)
-        ),
-    }[noise]()
-    wrong = sum(
-        min(holm([welch(a, b).p for a, b in comparison])) <= FAMILY_WISE for comparison in drawn
-    )
+    wrong = 0
+    for drawn in NOISE[noise](source, (200, 2, 42, repeats)):
+        wrong += min(permutation_test(*drawn).p_adjusted) <= FAMILY_WISE
     # 5 % of 200 are 10, with a standard deviation of 3.1.
     assert wrong <= 19
-    if noise == "normal":
-        assert wrong >= 1
+
+
+def test_a_third_less_and_half_of_it_are_found_with_five_repeats() -> None:
+    source = np.random.default_rng(3)
+    for factor, noise in ((0.7, "normal"), (0.5, "heavy tails")):
+        a, b = NOISE[noise](source, (2, 42, 5))
+        b[:14] += np.log(factor)
+        called = np.array(permutation_test(a, b).p_adjusted) <= FAMILY_WISE
+        assert called[:14].sum() >= 11
+        assert not called[14:].any()
+
+
+def test_the_least_p_is_that_of_the_repeats_whatever_the_number_of_cells() -> None:
+    for n_a, n_b, least in ((4, 4, 2 / 70), (5, 5, 2 / 252), (3, 5, 1 / 56), (5, 9, 1 / 2002)):
+        a, b = np.tile(np.arange(n_a) * 1e-3, (100, 1)), np.tile(np.arange(n_b) * 1e-3, (100, 1))
+        assert permutation_test(a, b + 1.0).p_adjusted == pytest.approx([least] * 100)
+
+
+def test_how_many_repeats_can_tell() -> None:
+    told = {(n, m) for n in range(2, 7) for m in range(n, 7) if enough(n, m)}
+    assert told == {(3, 5), (3, 6), (4, 4), (4, 5), (4, 6), (5, 5), (5, 6), (6, 6)}
+
+
+def test_a_missing_repeat_and_equal_values_make_no_warning_and_no_difference() -> None:
+    a = np.full((3, 5), 0.1)
+    a[0, 1] = a[1, 4] = np.nan
+    b = np.full((3, 5), 0.1)
+    b[2] = 0.2
+    assert permutation_test(a, b).p_adjusted == pytest.approx([1, 1, 2 / 252])
+
+
+def test_many_repeats_are_dealt_at_random_and_always_alike() -> None:
+    a, b = np.random.default_rng(1).normal(0, 1, (2, 5, 10))
+    b[0] += 10
+    found = permutation_test(a, b)
+    assert found == permutation_test(a, b)
+    assert found.p_adjusted[0] < 0.01
+    assert min(found.p_adjusted[1:]) > FAMILY_WISE
+
+
+def test_fail_if_slower_fails_for_a_server_that_vanished(tmp_path: Path) -> None:
+    """A crashed server has no figures that could be slower."""
+    a = write_overload_run(tmp_path / "a", loads=(0.5, 1.0), repeats=5)
+
+    def crashed(row: Row) -> None:
+        if row["server"] == "seda" and row["phase"] == "sweep":
+            row.update(valid="False", invalid_reason="it crashed")
+
+    def crashed_mostly(row: Row) -> None:
+        if row["block"] != "0" and row["load"] == "1":
+            crashed(row)
+
+    for name, edit, listed in (
+        ("gone", crashed, "seda at 0.5, seda at 1"), ("few", crashed_mostly, "seda at 1"),
+    ):  # fmt: skip
+        b = edited(a, tmp_path / name, edit)
+        failed = invoke(a, b, "--fail-if-slower", 5)
+        assert failed.exit_code == 1
+        assert failed.output.splitlines()[-1] == (
+            f"failed: measured in A, and in B without enough valid trials to judge: {listed}"
+        )
+        lost = json.loads(invoke(a, b, "--fail-if-slower", 5, "--json").output)["lost"]
+        assert {cell["server"] for cell in lost} == {"seda"}
+        assert invoke(a, b).exit_code == 0
+        assert invoke(b, a, "--fail-if-slower", 5).exit_code == 0, "what B has more is no loss"
