@@ -11,8 +11,9 @@ end (two may be equal).  It depends on its arguments and the seed alone, and a
 longer one begins like a shorter one.  Nothing here waits or sends.
 
 FILE is text: a time in seconds a line, each at least as great as the one before,
-the first as it is.  The first line may be a header, empty lines count for
-nothing, and what follows a comma is ignored.
+the first as it is.  Empty lines count for nothing, nor does what follows a comma
+or a #.  The first line that says anything may be a header, whose first word has
+letters and no digit: a time with a slip of the finger is none.
 
 How Poisson arrivals are made (Lewis and Shedler, "Simulation of Nonhomogeneous
 Poisson Processes by Thinning", Naval Research Logistics Quarterly 26(3), 1979,
@@ -216,21 +217,28 @@ def _read_trace(name: str) -> NDArray[np.int64]:
     path = Path(name)
     times_s = array("d")
     previous_s = 0.0
+    has_header = False
     try:
         if path.exists() and not path.is_file():
             raise LoadError(f"trace {name} is not a file")
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
-                text = line.partition(",")[0]
                 try:
-                    time_s = float(text)
+                    time_s = float(line.partition(",")[0])
                 except ValueError:
-                    if number == 1 or not line.strip():
+                    says = line.partition("#")[0].strip()
+                    text = says.partition(",")[0].strip()
+                    if not says:
                         continue
-                    raise LoadError(
-                        f"trace {name}, line {number}: {text.strip()[:40]!r} is not a time "
-                        f"in seconds"
-                    ) from None
+                    if not (has_header or times_s) and _is_header(text):
+                        has_header = True
+                        continue
+                    try:
+                        time_s = float(text)
+                    except ValueError:
+                        raise LoadError(
+                            f"trace {name}, line {number}: {text[:40]!r} is not a time in seconds"
+                        ) from None
                 if not previous_s <= time_s <= MOST_S:
                     raise LoadError(
                         f"trace {name}, line {number}: {_why_not(time_s, previous_s)}"
@@ -246,6 +254,10 @@ def _read_trace(name: str) -> NDArray[np.int64]:
     if not 0 < len(times_s) <= MOST_REQUESTS:
         raise LoadError(f"trace {name} has {len(times_s)} times, not 1 to {MOST_REQUESTS}")
     return np.rint(np.frombuffer(times_s) * 1e9).astype(np.int64)
+
+
+def _is_header(text: str) -> bool:
+    return any(map(str.isalpha, text)) and not any(map(str.isdigit, text))
 
 
 def _why_not(time_s: float, previous_s: float) -> str:

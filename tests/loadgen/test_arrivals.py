@@ -151,6 +151,7 @@ def test_only_steps_and_traces_have_a_duration_of_their_own(tmp_path: Path) -> N
         "seconds\n0.5\n0.5\n2.000000001\n",
         "t,user\r\n0.5,ann\r\n0.5,bob\r\n2.000000001,\r\n\r\n",
         "\ufeff0.5\n0.5\n\n2.000000001",
+        "# who: 2 people\n\n \ntime (s),user\n0.5 # ann\n  # later\n0.5\n2.000000001 # bob, 3",
     ],
 )
 def test_a_trace_is_taken_as_it_is_whatever_the_rate(tmp_path: Path, text: str) -> None:
@@ -166,6 +167,12 @@ def test_a_trace_is_taken_as_it_is_whatever_the_rate(tmp_path: Path, text: str) 
     [
         ("1\n3\n2\n", r"line 3: 2 s comes after 3 s"),
         ("t\n1\nx,1\n", r"line 3: 'x' is not a time"),
+        ("O.1\n0.2\n", r"line 1: 'O.1' is not a time in seconds"),
+        ("# times\nO.1\n0.2\n", r"line 2: 'O.1' is not a time"),
+        ("--\n0.2\n", r"line 1: '--' is not a time"),
+        (",ann\n0.2\n", r"line 1: '' is not a time"),
+        ("t\nseconds\n1\n", r"line 2: 'seconds' is not a time"),
+        ("# nothing\n", "has 0 times"),
         ("1\n-2\n", r"line 2: -2 s is not from 0"),
         ("1\nnan\n", r"line 2: nan s is not from 0"),
         ("1\ninf\n", r"line 2: inf s is not from 0"),
