@@ -194,8 +194,9 @@ def converted(key: str, value: Any, annotation: str) -> Any:
 FLAGS = {
     "--server": "servers", "--definitions": "definitions", "--connections": "connections",
     "--load": "loads", "--workload": "workload", "--slo": "slo_ms", "--timeout": "timeout_s",
-    "--repeats": "repeats", "--duration": "duration_s", "--warmup": "warmup_s", "--seed": "seed", "--python": "python",
-    "--packets": "packets", "--packet-bytes": "packet_bytes", "--out": "out",
+    "--repeats": "repeats", "--duration": "duration_s", "--warmup": "warmup_s",
+    "--seed": "seed", "--python": "python", "--packets": "packets",
+    "--packet-bytes": "packet_bytes", "--out": "out",
 }  # fmt: skip
 """An option of `sedabench run` -> the key that says the same."""
 _FLAG = re.compile("(" + "|".join(FLAGS) + r")(?![\w-])")

@@ -4,8 +4,9 @@
 
 It starts the server, waits until it is ready, and then says so on standard
 output as our own servers do: one line with host, port and pid.  What the server
-itself writes, on either output, goes to our standard error, whose last line is
-what the driver quotes.  From then on it sleeps.  It ends as the server ends.
+itself writes, on either output, goes to our standard error, whose last lines the
+driver quotes; what we have to say goes there too, each line after `MARK`.  From
+then on it sleeps.  It ends as the server ends.
 
 It is also why nothing stays behind.  A server may fork workers, and those may
 leave their group or lose their parent; as their subreaper (prctl(2)) this
@@ -37,8 +38,12 @@ import psutil
 
 GRACE_S = 2.0
 """How long the server may take over its stop signal; less than the driver's patience with us."""
+MARK = "adapter:"
+"""Begins a line of ours in the server's output; the last one counts, an empty one takes it back."""
 PAUSE_S = 0.01
-"""Between two questions whether it is ready."""
+"""Between two attempts to connect, before it is ready."""
+ASKED_AGAIN_S = 0.1
+"""Between two questions that it answers, though not as it should: it may log each of them."""
 SETTLE_S = 0.1
 """It is ready when it answers and has had as many threads for so long: a server of many
 processes answers when it has forked the first, and would go on forking in the measurement."""
@@ -59,7 +64,7 @@ Job = dict[str, Any]
 
 
 class NeverReadyError(Exception):
-    """It answers, and says that waiting is in vain."""
+    """It says that the client is wrong (4xx), which time does not cure."""
 
 
 def main(job: Job) -> int:
@@ -93,7 +98,7 @@ def _follow(server: subprocess.Popen[bytes], job: Job) -> int:
             try:
                 pause_s = next(questions, None)
             except NeverReadyError as error:
-                return _complain(f"{error}{_last_output()}")
+                return _complain(str(error))
             if pause_s is None:
                 print(json.dumps({**job["announce"], "pid": server.pid}), flush=True)
 
@@ -101,35 +106,40 @@ def _follow(server: subprocess.Popen[bytes], job: Job) -> int:
 def _become_ready(job: Job) -> Iterator[float]:
     """Ends when the server is ready; yields how long to wait before the next look, in s."""
     host, port = job["announce"]["host"], job["announce"]["port"]
-    while not is_ready(host, port, job["ready"]):
-        yield PAUSE_S
+    path, expected = job["ready"]["path"], job["ready"]["status"]
+    said = None
+    while (answer := ask(host, port, path)) != expected:
+        if answer is None:
+            yield PAUSE_S
+            continue
+        if 400 <= answer < 500:
+            raise NeverReadyError(f"answered {answer} to GET {path}")
+        if answer != said:
+            said = answer
+            _complain(f"answers {answer} to GET {path}")
+        yield ASKED_AGAIN_S
+    if said is not None:
+        _complain("")
     before, deadline = -1, time.monotonic() + SETTLED_S
     while (threads := _thread_count()) != before and time.monotonic() < deadline:
         before = threads
         yield SETTLE_S
 
 
-def is_ready(host: str, port: int, ready: dict[str, Any]) -> bool:
-    """Whether the server accepts connections and, with a path, gives the expected answer.
-
-    Raises:
-        NeverReadyError: it says that the client is wrong (4xx), which time does not cure.
-    """
+def ask(host: str, port: int, path: str | None) -> int | None:
+    """The status of the answer to GET; without a path that of a connection, 200; None: none."""
     try:
-        if ready["path"] is None:
+        if path is None:
             socket.create_connection((host, port), PROBE_S).close()
-            return True
+            return 200
         connection = http.client.HTTPConnection(host, port, timeout=PROBE_S)
         try:
-            connection.request("GET", ready["path"], headers={"Connection": "close"})
-            status = connection.getresponse().status
+            connection.request("GET", path, headers={"Connection": "close"})
+            return connection.getresponse().status
         finally:
             connection.close()
     except (OSError, http.client.HTTPException):
-        return False
-    if status != ready["status"] and 400 <= status < 500:
-        raise NeverReadyError(f"answered {status} to GET {ready['path']}")
-    return bool(status == ready["status"])
+        return None
 
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
@@ -201,23 +211,12 @@ def _as(returncode: int) -> int:
     """Our exit status when the server ended by itself: its own."""
     if returncode >= 0:
         return returncode
-    return _complain(f"was killed by {signal.Signals(-returncode).name}{_last_output()}")
+    return _complain(f"was killed by {signal.Signals(-returncode).name}")
 
 
 def _complain(text: str) -> int:
-    print(text, file=sys.stderr, flush=True)
+    print(f"\n{MARK} {text}", file=sys.stderr, flush=True)  # the server may be within a line
     return 1
-
-
-def _last_output() -> str:
-    """The server's last line, when our standard error is the file that the driver made."""
-    try:
-        size_bytes = os.fstat(2).st_size
-        text = os.pread(2, 4096, max(0, size_bytes - 4096)).decode(errors="replace")
-    except OSError:
-        return ""
-    lines = text.strip().splitlines()
-    return f"; its last output: {lines[-1].strip()}" if lines else ""
 
 
 def _raise_descriptor_limit() -> None:

@@ -17,6 +17,7 @@ import sys
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -44,6 +45,7 @@ USUAL_CONNECTIONS = 256
 _LABEL = re.compile(r"[^\s=\-][^\s=]*")
 _PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
 _LOOKS_LIKE_ONE = re.compile(r"\{([a-z_]+)\}")
+_IN_A_FILE = re.compile(r"(?<!\$)" + _LOOKS_LIKE_ONE.pattern)
 _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where Debian puts servers, and no ordinary user's PATH looks."""
 
@@ -307,6 +309,7 @@ def _files(value: Any, folder: Path, where: str) -> dict[str, str]:
                 raise UserError(f"{where}: files: {origin} cannot be read") from None
         if not isinstance(contents, str):
             raise UserError(f'{where}: files: {name!r} is a text or {{ from = "path" }}')
+        _placeholders_spelt(contents, f"{where}: files: {name}")
         files[name] = contents
     return files
 
@@ -323,6 +326,18 @@ def _placeholders_known(texts: Iterable[str], where: str) -> None:
         for name in _LOOKS_LIKE_ONE.findall(text):
             if name not in PLACEHOLDERS:
                 raise UserError(f"{where}: {unknown('placeholder', name, PLACEHOLDERS)}")
+
+
+def _placeholders_spelt(text: str, where: str) -> None:
+    """A file is full of braces of its own; only what is nearly a placeholder is taken for one."""
+    for name in _IN_A_FILE.findall(text):
+        if name not in PLACEHOLDERS and any(_nearly(name, known) for known in PLACEHOLDERS):
+            raise UserError(f"{where}: {unknown('placeholder', name, PLACEHOLDERS)}")
+
+
+def _nearly(name: str, known: str) -> bool:
+    """Two letters exchanged, or one too many or too few; one wrong only in a long name."""
+    return sorted(name) == sorted(known) or SequenceMatcher(None, name, known).ratio() > 0.8
 
 
 def _only(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:

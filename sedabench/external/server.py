@@ -17,7 +17,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sedabench.errors import UserError
+from sedabench.errors import UserError, one_line
+from sedabench.external.adapter import MARK
 from sedabench.external.definition import find_program, substitute, user_name
 from sedabench.process import STOP_S, Child, ChildError
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 ADAPTER = Path(__file__).with_name("adapter.py")
+
+LAST_LINES = 5
+"""Of what a server wrote: the reason may stand before a hint, or within a traceback."""
+LONGEST_LINE = 200
+_READ_BYTES = 1 << 16
+"""From the end: a server that logs each question whether it is ready writes less meanwhile."""
 
 
 class ExternalServer(Child):
@@ -61,6 +68,7 @@ class ExternalServer(Child):
             "python": python,
             "user": user_name(),
         }
+        self._question = f"GET {spec.ready.path} "
         command = [substitute(word, values) for word in spec.command]
         job: dict[str, Any] = {
             "command": [find_program(command[0]) or command[0], *command[1:]],
@@ -100,6 +108,20 @@ class ExternalServer(Child):
             return super().stop(max(grace_s, STOP_S))
         finally:
             self._folder.cleanup()
+
+    def _last_words(self) -> str:
+        """What the adapter found, then the server's last lines, joined into one."""
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _READ_BYTES))
+        text = self._stderr.read().decode(errors="replace")
+        lines = [line for line in map(one_line, text.splitlines()) if line]
+        found = [line.removeprefix(MARK).strip() for line in lines if line.startswith(MARK)]
+        output = [line[:LONGEST_LINE] for line in lines if not line.startswith(MARK)]
+        # An access log repeats our own question; what else there is says more.
+        telling = [line for line in output if self._question not in line] or output[-1:]
+        shown = " | ".join(telling[-LAST_LINES:])
+        if found and found[-1]:
+            return f": {found[-1]}" + (f"; its last output: {shown}" if shown else "")
+        return f": {shown}" if shown else ""
 
 
 def free_port() -> int:

@@ -25,6 +25,7 @@ from sedabench.external import (
     ExternalServer,
     ExternalSpec,
     available,
+    joining,
     load_external,
     tree_cpu_ns,
     tree_rss_bytes,
@@ -108,6 +109,15 @@ def define(tmp_path: Path) -> Define:
         ('[server.x]\ncommand = ["x"]\nenvironment.A = 1', "environment is a table"),
         ('[server.x]\ncommand = ["x"]\nfiles."../a" = ""', "not a path within {dir}"),
         ('[server.x]\ncommand = ["x"]\nfiles.a = {from = "none.conf"}', "none.conf cannot be read"),
+        *(
+            (f'[server.x]\ncommand = ["x"]\nfiles.a = "listen {{{wrong}}};"', f"mean {right!r}?")
+            for wrong, right in (
+                ("prot", "port"),
+                ("docrot", "docroot"),
+                ("dri", "dir"),
+                ("conections", "connections"),
+            )
+        ),
         ('[server.seda]\ncommand = ["x"]', "'seda' is an architecture of this project"),
         ('[server."a b"]\ncommand = ["x"]', "a name has no space"),
         ("[server.x", "is no TOML"),
@@ -153,6 +163,31 @@ def test_what_is_not_installed_is_told_with_its_package(tmp_path: Path) -> None:
         specs["x"].start(tmp_path)
 
 
+def test_a_file_may_have_braces_of_its_own(tmp_path: Path) -> None:
+    text = "a {host} {path} {remote_port} {http.error} ${prot} {0} {} { prot } {{"
+    path = toml(tmp_path / "a.toml", f"[server.x]\ncommand = ['x']\nfiles.a = '{text}'")
+    assert load_external([path])["x"].files == {"a": text}
+
+
+def test_who_joins_without_being_named(tmp_path: Path) -> None:
+    path = toml(
+        tmp_path / "a.toml",
+        """
+        [server.static]
+        command = ["no-such-program"]
+        [server.both]
+        command = ["true"]
+        services = ["dynamic", "static"]
+        """,
+    )
+    specs = load_external([path])
+    assert [spec.label for spec in joining(specs, "dynamic")] == ["both"]
+    assert [spec.label for spec in joining(specs, "static", {"asyncio"})] == [
+        "asyncio", "static", "both",
+    ]  # fmt: skip
+    assert {spec.label for spec in joining(specs, "static")} >= {"asyncio", "static", "both"}
+
+
 @given(text=st.text(alphabet=st.sampled_from("{}port $\n;")), port=st.integers(1, 65_535))
 def test_only_placeholders_are_replaced(text: str, port: int) -> None:
     replaced = substitute(text, {"port": port})
@@ -189,6 +224,40 @@ def test_a_server_of_ones_own_is_started_answers_and_is_gone_afterwards(
         tree_cpu_ns(message["pid"])
 
 
+NODE_SERVER = """
+    const fs = require("fs"), http = require("http"), path = require("path");
+    http.createServer((request, response) => {
+      fs.readFile(path.join(process.env.ROOT, request.url), (error, body) => {
+        response.writeHead(error ? 404 : 200, { "Content-Length": error ? 0 : body.length });
+        response.end(body);
+      });
+    }).listen(process.env.PORT, "127.0.0.1", () => console.log(`I am ${process.argv[2]}`));
+"""
+
+
+def test_a_server_of_ones_own_may_be_in_another_language(tmp_path: Path) -> None:
+    (tmp_path / "page").write_bytes(b"hello")
+    (tmp_path / "server.js").write_text(NODE_SERVER)
+    path = toml(
+        tmp_path / "own.toml",
+        """
+        [server.own]
+        command = ["node", "{here}/server.js", "mine"]
+        environment = { PORT = "{port}", ROOT = "{docroot}" }
+        ready = "GET /page"
+        """,
+    )
+    spec = load_external([path])["own"]
+    if reason := spec.missing():
+        pytest.skip(reason)
+    with spec.start(tmp_path) as server:
+        message = announced(server)
+        assert get(message, "/page", "/none", "/page")[1:] == [(404, b""), (200, b"hello")]
+        os.kill(message["pid"], signal.SIGKILL)
+        with pytest.raises(ChildError, match=r"by SIGKILL; its last output: I am mine$"):
+            announced(server)
+
+
 def test_the_announcement_has_what_our_own_servers_say(define: Define, tmp_path: Path) -> None:
     (tmp_path / "page").write_bytes(b"")
     own = subprocess.Popen(
@@ -220,35 +289,41 @@ def test_files_are_written_where_dir_says_with_their_own_braces(
         announced(server)
 
 
-def test_a_command_that_dies_at_once_shows_its_last_line(define: Define, tmp_path: Path) -> None:
-    spec = define("import sys; print('first'); sys.exit('the port is taken')")
+def test_a_command_that_dies_at_once_shows_its_last_lines(define: Define, tmp_path: Path) -> None:
+    spec = define(
+        "import sys\nfor n in range(9): print('line', n, end=' \\n\\n')\nsys.exit('see the manual')"
+    )
+    words = r"line 5 \| line 6 \| line 7 \| line 8 \| see the manual"
     with (
         spec.start(tmp_path) as server,
-        pytest.raises(ChildError, match=r"^own ended with exit status 1: the port is taken$"),
+        pytest.raises(ChildError, match=f"^own ended with exit status 1: {words}$"),
     ):
         announced(server)
 
 
 def test_a_command_that_is_killed_says_by_what(define: Define, tmp_path: Path) -> None:
-    spec = define("import os; print('so far', flush=True); os.kill(os.getpid(), 9)")
+    spec = define("import os; print('so far', end='', flush=True); os.kill(os.getpid(), 9)")
     with (
         spec.start(tmp_path) as server,
-        pytest.raises(ChildError, match="was killed by SIGKILL; its last output: so far"),
+        pytest.raises(ChildError, match=r"was killed by SIGKILL; its last output: so far$"),
     ):
         announced(server)
 
 
-def test_a_server_that_never_gets_ready_shows_its_last_line(define: Define, tmp_path: Path) -> None:
+def test_a_server_that_never_gets_ready_shows_its_last_lines(
+    define: Define, tmp_path: Path
+) -> None:
     program = """
         import pathlib, sys, time
-        print("reading the settings")
+        print("reading the settings\\nwaiting")
         pathlib.Path(sys.argv[2], "said").touch()
         time.sleep(600)
     """
     with define(program).start(tmp_path) as server:
         wait_for(lambda: (tmp_path / "said").exists())
         with pytest.raises(
-            ChildError, match=r"^own did not get ready in time: reading the settings$"
+            ChildError,
+            match=r"^own did not get ready in time: reading the settings \| waiting$",
         ):
             announced(server, ready_s=0.1)
 
@@ -260,6 +335,49 @@ def test_an_answer_that_time_will_not_cure_is_told_at_once(define: Define, tmp_p
         pytest.raises(ChildError, match=r"answered 404 to GET /nowhere; its last output: .*404"),
     ):
         announced(server)
+
+
+# Answers 503 for a while and then 200, logs each, and ends when it is told to.
+SLOW_START = """
+    import http.server, os, pathlib, sys
+    class Handler(http.server.BaseHTTPRequestHandler):
+        asked = 0
+        def do_GET(self):
+            if self.path == "/end":
+                os._exit(3)
+            Handler.asked += 1
+            pathlib.Path(sys.argv[2], f"asked{Handler.asked}").touch()
+            self.send_response(200 if Handler.asked > PATIENCE else 503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+    print("no database", flush=True)
+    http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def test_an_access_log_does_not_hide_why_a_server_is_not_ready(
+    define: Define, tmp_path: Path
+) -> None:
+    spec = define(SLOW_START.replace("PATIENCE", "10**9"), 'ready = "GET /healthz"')
+    with spec.start(tmp_path) as server:
+        wait_for(lambda: (tmp_path / "asked3").exists())
+        with pytest.raises(
+            ChildError,
+            match=r"in time: answers 503 to GET /healthz; its last output: no database$",
+        ):
+            announced(server, ready_s=0.1)
+
+
+def test_a_server_that_was_slow_to_get_ready_is_not_blamed_for_it_later(
+    define: Define, tmp_path: Path
+) -> None:
+    spec = define(SLOW_START.replace("PATIENCE", "2"), 'ready = "GET /healthz"')
+    with spec.start(tmp_path) as server:
+        message = announced(server)
+        with pytest.raises((OSError, http.client.HTTPException)):
+            get(message, "/end")
+        with pytest.raises(ChildError, match=r"^own ended with exit status 3: no database$"):
+            announced(server)
 
 
 def test_a_server_that_goes_to_the_background_is_told_and_does_not_stay(
