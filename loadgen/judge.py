@@ -7,6 +7,14 @@ that the result does not have (no request was answered, so there is no p99)
 counts as failed too: an instrument that measured nothing has not shown that
 all is well.
 
+Latencies are those of requests that were answered.  When more than 1 % of the
+requests were lost (wrong, timed out, with their connection, never sent) a
+condition on latency counts as failed as well: the slowest are missing, and
+none of the rest can be slower than the timeout.  Rejections are not losses.  Of
+bursts it is the share of connections.
+
+`invalid`, alone, fails when the result says that its numbers cannot be trusted.
+
 `FIGURES` is the whole list of names: where each is in a result of `load http`
 and of `load burst`, and which units fit.  Latency is from the scheduled time,
 `service_...` from the send; in a burst result latency is that of the ACK.
@@ -39,6 +47,10 @@ _COUNT = {"": 1.0, "%": math.nan}
 _CPU = {"": 1.0, "%": 0.01}
 _INDEX = {"": 1.0}
 
+LOST = 0.01
+"""Share of requests lost above which a percentile of the others proves nothing."""
+INVALID = "invalid"
+
 Result = Mapping[str, Any]
 
 
@@ -49,6 +61,8 @@ class _Figure:
     units: Mapping[str, float]
     http: tuple[str, ...]
     burst: tuple[str, ...] = ()
+    of_answered: bool = False
+    """A latency that lost requests do not have."""
 
     def keys(self, workload: str) -> tuple[str, ...]:
         return self.burst if workload == "burst" else self.http
@@ -58,9 +72,9 @@ def _figures() -> dict[str, _Figure]:
     found = {}
     for name in ("p50", "p90", "p99", "p999", "max", "mean"):
         of_bursts = ("ack_latency_us", name) if name not in ("p999", "mean") else ()
-        found[name] = _Figure(_TIME, ("latency_us", name), of_bursts)
+        found[name] = _Figure(_TIME, ("latency_us", name), of_bursts, of_answered=True)
     for name in ("p50", "p90", "p99", "p999", "max", "mean"):
-        found[f"service_{name}"] = _Figure(_TIME, ("service_latency_us", name))
+        found[f"service_{name}"] = _Figure(_TIME, ("service_latency_us", name), of_answered=True)
     for name in ("p50", "p99"):
         found[f"rejected_{name}"] = _Figure(_TIME, ("rejected_latency_us", name))
     for name in ("p50", "p99", "max"):
@@ -87,7 +101,7 @@ _FORM = re.compile(
 
 @dataclass(frozen=True)
 class Condition:
-    """What must not be; `value` is in `unit`."""
+    """What must not be; `value` is in `unit`.  `INVALID` has neither, and no operator."""
 
     name: str
     op: str
@@ -99,19 +113,39 @@ class Condition:
 
         `result` is that of `load http` or `load burst`, as it is in JSON.
         """
+        if self.name == INVALID:
+            reasons = "; ".join(result["invalid_reasons"])
+            return None if result["valid"] else f"the result is invalid: {reasons}"
         whole = " of " + _whole(result)[0] if self.unit == "%" and _is_count(self.name) else ""
         found = self._found(result)
         if found is None:
             return f"{self.name}{whole} was not measured, so it cannot pass {self}"
         holds, words = OPERATORS[self.op]
         if not holds(found, self.value):
-            return None
+            return self._of_survivors(result)
         shown = self.value if found == self.value else _short(found, self.value)
         unit = f" {self.unit}" if self.unit else ""
         return f"{self.name} is {shown:.15g}{unit}{whole}, {words} {self.value:.15g}{unit}"
 
     def __str__(self) -> str:
+        if self.name == INVALID:
+            return INVALID
         return f"{self.name}{self.op}{self.value:.15f}".rstrip("0").rstrip(".") + self.unit
+
+    def _of_survivors(self, result: Result) -> str | None:
+        """A sentence when this is of latency and too many requests have none."""
+        if not FIGURES[self.name].of_answered:
+            return None
+        what, whole = _whole(result)
+        errors = {kind: number for kind, number in result["errors"].items() if number}
+        lost = sum(errors.values())
+        if not whole or lost <= LOST * whole:
+            return None
+        kinds = ", ".join(f"{kind} {number:,}" for kind, number in errors.items())
+        return (
+            f"{self.name} is of the rest only: {100 * lost / whole:.1f} % of {what} were lost "
+            f"({kinds}), over {100 * LOST:.0f} %, so it cannot pass {self}"
+        )
 
     def _found(self, result: Result) -> float | None:
         """The figure in `unit`, or None when the result does not have it."""
@@ -137,16 +171,20 @@ def parse_condition(text: str, workload: str | None = None) -> Condition:
     Raises:
         LoadError: the form, the name or the unit is not one that there is.
     """
+    if text.strip() == INVALID:
+        return Condition(INVALID, "", 0.0, "")
     form = _FORM.fullmatch(text)
     if form is None:
         raise LoadError(
             f"--fail-if {text!r} is not NAME, one of > < >= <=, and a number with its unit; "
-            "write --fail-if 'p99>50ms'"
+            "write --fail-if 'p99>50ms' or --fail-if invalid"
         )
     name, unit = form["name"], form["unit"]
     known = [n for n, figure in FIGURES.items() if workload is None or figure.keys(workload)]
     if name not in known:
         of = f" of {workload}" if workload and name in FIGURES else ""
+        if name == INVALID:
+            raise LoadError(f"--fail-if {text!r}: a result is invalid or not; give invalid alone")
         raise unknown(f"figure{of} in --fail-if", name, known)
     units = FIGURES[name].units
     if unit not in units:

@@ -21,7 +21,7 @@ HTTP: dict[str, Any] = {
     "rejected_latency_us": {"p50": 40.0, "p99": 90.0},
     "send_lag_us": {"p50": 3.0, "p99": 25.0, "max": 400.0},
     "offered_rps": 2000.0, "throughput_rps": 1950.0, "goodput_rps": 812.4,
-    "client_cpu": 0.97, "jain_fairness": 0.98,
+    "client_cpu": 0.97, "jain_fairness": 0.98, "valid": True, "invalid_reasons": [],
 }  # fmt: skip
 BURST: dict[str, Any] = {
     "workload": "burst", "connections": 64, "errors": {"reset": 1, "refused": 0},
@@ -91,6 +91,43 @@ def test_without_any_answer_a_latency_condition_counts_as_broken(text: str) -> N
     assert "was not measured" in sentence
 
 
+LOSSES = {"wrong": 0, "timeout": 1_550, "connection": 0, "never_sent": 110}
+
+
+@pytest.mark.parametrize("text", ["p99>300ms", "max>1s", "service_p50>=9s", "mean<1us"])
+def test_where_many_requests_were_lost_no_latency_of_the_rest_can_pass(text: str) -> None:
+    """A timeout shorter than the limit would hide every latency over it."""
+    lost = HTTP | {"errors": LOSSES, "latency_us": dict.fromkeys(LATENCY_US, 2e5)}
+    assert parse_condition(text).broken_by(lost) == (
+        f"{parse_condition(text).name} is of the rest only: 8.3 % of requests scheduled were lost "
+        f"(timeout 1,550, never_sent 110), over 1 %, so it cannot pass {parse_condition(text)}"
+    )
+
+
+@pytest.mark.parametrize("text", ["send_lag_p99>1s", "rejected_p99>1s", "goodput<1", "errors>9%"])
+def test_losses_harm_no_condition_that_is_not_of_the_answers(text: str) -> None:
+    assert parse_condition(text).broken_by(HTTP | {"errors": LOSSES}) is None
+
+
+def test_up_to_one_per_cent_of_losses_a_latency_is_judged_and_rejections_are_none() -> None:
+    one_per_cent = HTTP | {"errors": {"timeout": 200}, "rejected": 9_000}
+    assert parse_condition("p99>62ms").broken_by(one_per_cent) is None
+    assert parse_condition("p99>62ms").broken_by(HTTP | {"errors": {"timeout": 201}}) is not None
+    assert parse_condition("p99>10ms").broken_by(BURST) == (
+        "p99 is of the rest only: 1.6 % of connections were lost (reset 1), over 1 %, "
+        "so it cannot pass p99>10ms"
+    )
+
+
+def test_an_invalid_result_can_fail() -> None:
+    for workload, result in (("http", HTTP), ("burst", BURST)):
+        asked = parse_condition(" invalid ", workload)
+        assert str(asked) == "invalid"
+        assert asked.broken_by(result | {"valid": True, "invalid_reasons": []}) is None
+        doubted = result | {"valid": False, "invalid_reasons": ["it was late", "it was busy"]}
+        assert asked.broken_by(doubted) == "the result is invalid: it was late; it was busy"
+
+
 def test_a_share_of_nothing_counts_as_broken() -> None:
     sentence = parse_condition("errors>1%").broken_by(HTTP | {"scheduled": 0})
     assert sentence == "errors of requests scheduled was not measured, so it cannot pass errors>1%"
@@ -115,6 +152,7 @@ MISTAKES = {
     "goodput<5%": "unit '%' does not fit goodput; give no unit, rps",
     "bandwidth<8Gbps": "give no unit, bps, Mbit/s, Gbit/s",
     "fairness<90%": "unit '%' does not fit fairness; give no unit",
+    "invalid>0": "a result is invalid or not; give invalid alone",
     "p95>50ms": "unknown figure in --fail-if 'p95'; did you mean",
     "latency>50ms": "known: bandwidth, client_cpu, errors, fairness, goodput, max",
 }
