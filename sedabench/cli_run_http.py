@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,51 @@ def _loads(
         raise UserError(f"loads must be numbers, not {text!r}; write --load 0.5,1,2") from None
 
 
-@click.command(short_help="Throughput, goodput, latency when more is asked for than can be done.")
-@click.option("--quick", is_flag=True, help="6 loads, 2 repeats, windows of 1.2 s: under three minutes. Without it 11 loads, 5 repeats, windows of 3 s: 20 minutes.")  # fmt: skip  # noqa: E501
-@click.option("--workload", metavar="NAME", help="dynamic: 300 us of computing; mixed: 70 % cached files, 20 % behind a modelled disk, 10 % 1 ms of computing; static: SPECweb99's files.  [default: dynamic]")  # fmt: skip  # noqa: E501
-@click.option("--server", "servers", multiple=True, shell_complete=completion.servers, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare, one of your own as path/to/file.py:ClassName; repeat it. A bare 'seda' gets queues of 64, batches of 32 and an admission target of 0.8 of the SLO. nginx and others that are not ours take no options.  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
-@click.option("--definitions", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with further servers for --server; repeat it.")  # fmt: skip  # noqa: E501
+class _WithDefaults(click.Command):
+    """Its help ends each option that is a setting with the defaults that the settings have."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shown = copy.copy(self)
+        shown.params = [_with_default(param, str(self.name)) for param in self.params]
+        click.Command.format_options(shown, ctx, formatter)
+
+
+def _with_default(param: click.Parameter, experiment: str) -> click.Parameter:
+    """The option with "[default: FULL; QUICK with --quick]" unless its help says it."""
+    from sedabench.experiments.settings import kind_of, types_of
+
+    if not isinstance(param, click.Option) or param.name not in types_of(experiment):
+        return param
+    config = kind_of(experiment).config
+    full, quick = (_written(getattr(make(), param.name)) for make in (config.full, config.quick))
+    if not full or "[default" in (param.help or ""):
+        return param
+    text = full if quick == full else f"{full}; {quick} with --quick"
+    param = copy.copy(param)
+    param.help = f"{param.help}  [default: {text}]"
+    return param
+
+
+def _written(value: Any) -> str:
+    """A setting as a person writes it behind its option; "" when there is none."""
+    if isinstance(value, tuple):
+        return ",".join(map(_written, value))
+    return f"{value:g}" if isinstance(value, float) else str(value or "")
+
+
+@click.command(
+    cls=_WithDefaults,
+    short_help="Throughput, goodput, latency when more is asked for than can be done.",
+)
+@click.option("--quick", is_flag=True, help="Few loads and repeats, short windows: under a minute a server. Without it seven minutes a server.")  # fmt: skip  # noqa: E501
+@click.option("--workload", metavar="NAME", help="dynamic: 300 us of computing; mixed: 70 % cached files, 20 % behind a modelled disk, 10 % 1 ms of computing; static: SPECweb99's files.")  # fmt: skip  # noqa: E501
+@click.option("--server", "servers", multiple=True, shell_complete=completion.servers, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare, one of your own as path/to/file.py:ClassName; repeat it. A bare 'seda' gets options that suit workload and SLO; the manifest has them. nginx and others that are not ours take no options.  [default: threaded, eventloop, seda; with static also nginx and every apache-... that is installed, with --quick of these nginx and apache-event]")  # fmt: skip  # noqa: E501
+@click.option("--definitions", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with further servers: for --server, or without it compared beside the default where they offer the workload; repeat it.")  # fmt: skip  # noqa: E501
 @click.option("--load", "loads", callback=_loads, metavar="L,L,...", help="Offered loads, as multiples of the capacity.")  # fmt: skip  # noqa: E501
-@click.option("--slo", "slo_ms", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Latency within which an answer counts for goodput.  [default: 100]")  # fmt: skip  # noqa: E501
-@click.option("--connections", type=click.IntRange(min=1), metavar="N", help="Connections under open loop.  [default: 1024]")  # fmt: skip  # noqa: E501
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="S", help="A request that waits longer is given up.  [default: 1]")  # fmt: skip  # noqa: E501
-@settings_options("overload", "Warm-up before it, in seconds.  [default: 2; 0.6 with --quick]")
+@click.option("--slo", "slo_ms", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Latency within which an answer counts for goodput.")  # fmt: skip  # noqa: E501
+@click.option("--connections", type=click.IntRange(min=1), metavar="N", help="Connections under open loop.")  # fmt: skip  # noqa: E501
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="S", help="A request that waits longer is given up.")  # fmt: skip  # noqa: E501
+@settings_options("overload", "Warm-up before it, in seconds.")
 @click.pass_context
 def overload(
     ctx: click.Context,
@@ -56,6 +92,7 @@ def overload(
     Examples:
       sedabench run overload --quick
       sedabench run overload --workload mixed
+      sedabench run overload --quick --workload static --definitions mine.toml
       sedabench run overload --quick --load 0.9,2 --slo 50
       sedabench run overload --quick --server seda \\
                              --server 'open=seda --no-admission-controller --queue-policy block'
@@ -71,12 +108,15 @@ def overload(
     )  # fmt: skip
 
 
-@click.command(short_help="Throughput of static files beside nginx, Apache httpd and others.")
-@click.option("--quick", is_flag=True, help="64 and 1024 connections, 2 repeats, windows of 1 s: two minutes. Without it 1, 16, 64, 256, 1024, 5 repeats, windows of 3 s: 20 minutes.")  # fmt: skip  # noqa: E501
+@click.command(
+    cls=_WithDefaults,
+    short_help="Throughput of static files beside nginx, Apache httpd and others.",
+)
+@click.option("--quick", is_flag=True, help="Few levels and repeats, short windows: two minutes. Without it 20 minutes.")  # fmt: skip  # noqa: E501
 @click.option("--server", "servers", multiple=True, shell_complete=completion.servers, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare, one of your own as path/to/file.py:ClassName; repeat it.  [default: our architectures and every other that is installed]")  # fmt: skip  # noqa: E501
-@click.option("--definitions", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with further servers; they are compared too. Repeat it.")  # fmt: skip  # noqa: E501
+@click.option("--definitions", multiple=True, type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with further servers: for --server, or without it compared beside the default; repeat it.")  # fmt: skip  # noqa: E501
 @click.option("--connections", callback=levels, metavar="N,N,...", help="The levels.")
-@settings_options("peers", "Warm-up before it, in seconds.  [default: 1; 0.5 with --quick]")
+@settings_options("peers", "Warm-up before it, in seconds.")
 @click.pass_context
 def peers(
     ctx: click.Context,

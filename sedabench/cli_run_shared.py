@@ -78,7 +78,7 @@ def carry_out(
     where an option was not given.
     """
     from sedabench.experiments.settings import configure, runnable
-    from sedabench.progress import Progress, standard_output
+    from sedabench.progress import Progress, about, standard_output
     from sedabench.results import new_folder_path
 
     console = standard_output()
@@ -89,7 +89,12 @@ def carry_out(
     given = {key: value for key, value in settings.items() if value is not None}
     config = configure(name, given, quick=quick, servers=servers or None, definitions=definitions)
     path = out if out is not None else new_folder_path(Path("results"), name)
-    _report(console, *runnable(name).run(config, path, Progress(console)))
+    experiment, progress = runnable(name), Progress(console)
+    experiment.check(config)
+    plan = experiment.plan_of(config)
+    labels = ", ".join(spec.label for spec in config.servers)
+    progress.say(f"{labels}: {len(plan)} trials, about {about(sum(map(config.estimate_s, plan)))}")
+    _report(console, *experiment.run(config, path, progress))
 
 
 def finish(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sedabench.errors import UserError
+from sedabench.progress import about
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -152,11 +153,3 @@ def _table(*headings: str) -> Any:
             no_wrap=heading != "servers", overflow="fold",
         )  # fmt: skip
     return table
-
-
-def about(seconds: float) -> str:
-    """ "40 s", "6 min", "1 h 27 min"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

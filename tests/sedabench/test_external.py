@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sedabench.errors import UserError
+from sedabench.experiments.settings import configure
 from sedabench.external import (
     ExternalServer,
     ExternalSpec,
@@ -36,6 +37,8 @@ from sedabench.process import ChildError
 from servers.services import docroot as docroots
 
 Define = Callable[..., ExternalSpec]
+
+BUILT_IN = load_external()
 
 READY_S = 60.0
 """A slow machine is not a broken server."""
@@ -186,6 +189,28 @@ def test_who_joins_without_being_named(tmp_path: Path) -> None:
         "asyncio", "static", "both",
     ]  # fmt: skip
     assert {spec.label for spec in joining(specs, "static")} >= {"asyncio", "static", "both"}
+
+
+def test_servers_that_are_not_ours_join_overload_where_they_offer_the_workload(
+    tmp_path: Path,
+) -> None:
+    path = toml(tmp_path / "a.toml", "[server.own]\ncommand = ['true']\nservices = ['dynamic']")
+    installed = available(BUILT_IN)
+    ours = ["threaded", "eventloop", "seda"]
+
+    def labels(workload: str, quick: bool, *definitions: Path) -> list[str]:
+        settings = {"workload": workload}
+        config = configure("overload", settings, quick=quick, definitions=definitions)
+        return [spec.label for spec in config.servers]
+
+    for quick, also in (
+        (True, ["nginx", "apache-event"]),
+        (False, ["nginx", "apache-prefork", "apache-worker", "apache-event"]),
+    ):
+        also = [label for label in also if label in installed]
+        assert labels("static", quick) == [*ours, *also] == labels("static", quick, path)
+        assert labels("dynamic", quick) == ours
+        assert labels("dynamic", quick, path) == [*ours, "own"]
 
 
 @given(text=st.text(alphabet=st.sampled_from("{}port $\n;")), port=st.integers(1, 65_535))
@@ -396,8 +421,9 @@ def test_a_server_that_goes_to_the_background_is_told_and_does_not_stay(
         pytest.raises(ChildError, match="went to the background"),
     ):
         announced(server)
-    if (tmp_path / "pid").exists():  # else it was gone before it could say so
-        assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    told = tmp_path / "pid"
+    if told.exists() and (pid := told.read_text()):  # else it was gone before it could say so
+        assert not psutil.pid_exists(int(pid))
 
 
 # Two workers in sessions of their own: no signal to a group reaches them.
@@ -455,8 +481,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 # -- the definitions that come with the project -------------------------------------------
-
-BUILT_IN = load_external()
 
 
 def test_the_servers_of_the_project_are_defined() -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from loadgen.cli import load
 from sedabench.cli import cli
+from sedabench.experiments.settings import kind_of
 
 
 def every_command(command: click.Command = cli, *names: str) -> Iterator[tuple[str, ...]]:
@@ -34,6 +35,19 @@ def test_the_help_of_every_command_has_an_example(names: tuple[str, ...]) -> Non
     _, said, examples = shown.output.partition("xample" if names else "Start here")
     assert said
     assert " ".join(("sedabench", *names)) in examples
+
+
+@pytest.mark.parametrize("experiment", ["overload", "peers"])
+def test_the_help_of_an_experiment_has_the_defaults_of_its_settings(experiment: str) -> None:
+    config = kind_of(experiment).config
+    shown = CliRunner().invoke(cli, ["run", experiment, "--help"], prog_name="sedabench").output
+    words = " ".join(shown.split())
+    for flag, value, quick in (
+        ("--warmup S", config.full().warmup_s, config.quick().warmup_s),
+        ("--repeats INTEGER RANGE", config.full().repeats, config.quick().repeats),
+    ):
+        said = words.partition(flag)[2].partition("]")[0]
+        assert said.endswith(f"[default: {value:g}; {quick:g} with --quick")
 
 
 def finish(*words: str) -> list[str]:
