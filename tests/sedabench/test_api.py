@@ -22,7 +22,8 @@ from sedabench.experiments.overload import Overload
 from sedabench.servers_under_test import ServerSpec
 from tests.sedabench.conftest import MakeRun
 from tests.sedabench.invented_overload import write_overload_run
-from tests.sedabench.test_figure1 import children, wait_for
+from tests.sedabench.test_figure1 import wait_for
+from tests.sedabench.test_suite import waits_in_a_trial
 
 TINY: dict[str, Any] = {
     "quick": True, "connections": [2], "repeats": 1, "duration_s": 0.2, "warmup_s": 0.05,
@@ -94,7 +95,7 @@ def test_an_interrupted_run_raises_says_how_to_go_on_and_is_resumed(tmp_path: Pa
         assert process.stdout is not None
         first = process.stdout.readline()
         assert first.startswith("[1/3] eventloop")
-        wait_for(lambda: len(children(process.pid)) == 2)  # in the next trial
+        wait_for(lambda: waits_in_a_trial(process.pid))
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 7
