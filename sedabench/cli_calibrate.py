@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sedabench.errors import UserError
+from sedabench.errors import StoppedBySignal, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +28,7 @@ def calibrate(quick: bool, out: Path | None, show: bool) -> None:
     closed and an open loop, how late requests are sent at each rate, and the
     error of percentiles against a server whose delays are known exactly. Leave
     the machine alone meanwhile. `run` warns when an experiment asks for more.
+    Ctrl-C keeps nothing; the file of an earlier calibration stays as it was.
 
     \b
     Examples:
@@ -39,16 +43,40 @@ def calibrate(quick: bool, out: Path | None, show: bool) -> None:
     console = standard_output()
     path = out or calibration.default_path()
     if show:
-        found = calibration.load_calibration(path)
+        found = calibration.read_calibration(path)
         if found is None:
             raise UserError(f"nothing is kept in {path}; run: sedabench calibrate")
-    else:
-        calibration.ensure_writable(path)
-        effort = measure.QUICK if quick else measure.FULL
+        try:
+            print_tables(found, console)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            raise UserError(f"{path} is damaged; delete it, or run: sedabench calibrate") from None
+        console.print(f"from {path}", markup=False, soft_wrap=True)
+        return
+    calibration.ensure_writable(path)
+    effort = measure.QUICK if quick else measure.FULL
+    try:
         found = measure.calibrate(effort, Progress(console))
+    except KeyboardInterrupt as stop:
+        click.echo("interrupted: nothing was kept", err=True)
+        sys.exit(128 + (stop.signum if isinstance(stop, StoppedBySignal) else signal.SIGINT))
+    print_tables(found, console)  # before it is kept: a full disk must not take it away
+    try:
         calibration.keep(found, path)
-    print_tables(found, console)
-    console.print(f"{'kept in' if not show else 'from'} {path}", markup=False, soft_wrap=True)
+    except UserError as error:
+        raise _kept_elsewhere(found, error) from None
+    console.print(f"kept in {path}", markup=False, soft_wrap=True)
+
+
+def _kept_elsewhere(found: dict[str, Any], error: UserError) -> UserError:
+    """Two minutes of measuring, saved into the folder for temporary files."""
+    from sedabench import calibration
+
+    try:
+        other = Path(tempfile.mkdtemp(prefix="sedabench-"), "calibration.json")
+        calibration.keep(found, other)
+    except (OSError, UserError):
+        return UserError(f"{error}; nothing but the tables above is left")
+    return UserError(f"{error}; what was measured is in {other}")
 
 
 def print_tables(found: dict[str, Any], console: Console) -> None:

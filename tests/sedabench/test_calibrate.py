@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +25,9 @@ from sedabench import calibrate as measure
 from sedabench import calibration, machine
 from sedabench.calibrate import PER_MILLE, Effort, percentiles_us, stalled_us
 from sedabench.cli_calibrate import calibrate as command
-from sedabench.errors import UserError
+from sedabench.errors import StoppedBySignal, UserError
 from sedabench.known_delays import LONGEST_US, TABLE_SIZE, delay_table, read_log
 from sedabench.process import Child
-from sedabench.progress import Progress
 from sedabench.trial import after
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
@@ -198,20 +200,59 @@ def test_what_is_kept_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "state" / "sedabench" / "calibration.json").is_file()
 
 
-@pytest.mark.parametrize("contents", [b"{", b"[]", b'{"schema": 0}', b"\xff"])
-def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, contents: bytes) -> None:
-    path = tmp_path / "calibration.json"
+DAMAGED = {
+    "torn": b"{",
+    "no object": b"[]",
+    "another version": b'{"schema": 0}',
+    "no text": b"\xff",
+    "no rate": json.dumps({**kept(), "open_loop_rps": "many"}).encode(),
+    "no finite number": json.dumps(kept()).encode().replace(b"80000", b"1e999"),
+    "nested without end": b"[" * 200_000,
+    "larger than any calibration": json.dumps(kept()).encode() + b" " * calibration.LARGEST_BYTES,
+}
+
+
+@pytest.mark.parametrize("contents", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_named_when_it_is_shown_and_warned_of_in_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: bytes
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    path = calibration.default_path()
+    path.parent.mkdir()
     path.write_bytes(contents)
     with pytest.raises(UserError, match=f"{path}.*sedabench calibrate"):
-        calibration.load_calibration(path)
+        calibration.read_calibration(path)
+    (warning,) = calibration.warnings_for(1, calibration.load_calibration())
+    assert str(path) in warning
+    assert "run: sedabench calibrate" in warning
+
+
+def test_what_is_no_regular_file_is_neither_read_nor_replaced(tmp_path: Path) -> None:
+    """/dev/full never ends, and a pipe without a writer never begins."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (tmp_path, pipe, Path("/dev/full"), Path("/dev/zero")):
+        with pytest.raises(UserError, match="no calibration that can be read"):
+            calibration.read_calibration(path)
+        with pytest.raises(UserError, match="no regular file"):
+            calibration.ensure_writable(path)
+
+
+def test_a_file_that_lacks_what_a_table_shows_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    calibration.keep(kept(), path)
+    done = CliRunner().invoke(command, ["--show", "--out", str(path)])
+    assert isinstance(done.exception, UserError)
+    assert f"{path} is damaged" in str(done.exception)
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_measuring(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for path in (tmp_path, tmp_path / "file" / "calibration.json"):
+    for path in (tmp_path / "file" / "calibration.json", Path("/proc/calibration.json")):
         with pytest.raises(UserError, match="cannot be written"):
             calibration.ensure_writable(path)
     calibration.ensure_writable(tmp_path / "new" / "folder" / "calibration.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "trying leaves nothing behind"
 
 
 def test_show_without_a_calibration_says_how_to_make_one(tmp_path: Path) -> None:
@@ -220,10 +261,16 @@ def test_show_without_a_calibration_says_how_to_make_one(tmp_path: Path) -> None
     assert "run: sedabench calibrate" in str(done.exception)
 
 
-def test_a_calibration_measures_everything_and_can_be_shown(tmp_path: Path) -> None:
-    found = measure.calibrate(TINY, Progress())
+def test_a_calibration_measures_everything_and_can_be_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "QUICK", TINY)
     path = tmp_path / "calibration.json"
-    calibration.keep(found, path)
+    measured = CliRunner().invoke(command, ["--quick", "--out", str(path)])
+    assert measured.exception is None, measured.output
+    assert measured.output.splitlines()[-1] == f"kept in {path}"
+    found = calibration.read_calibration(path)
+    assert found is not None
     assert found["closed_loop_rps"] == max(row["rps"] for row in found["closed_loop"]) > 0
     assert found["closed_loop"][0]["peer"] == "eventloop"
     assert found["loopback"]["bandwidth_bps"] > 0
@@ -236,3 +283,29 @@ def test_a_calibration_measures_everything_and_can_be_shown(tmp_path: Path) -> N
     assert done.exception is None, done.output
     for words in ("known delays", "open loop, Poisson", "a look at the clock", str(path)):
         assert words in done.output
+        assert words in measured.output
+
+    # The disk fills up while it is measured.
+    monkeypatch.setattr(measure, "calibrate", lambda *_: found)
+    monkeypatch.setattr(calibration, "ensure_writable", lambda _: None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lost = CliRunner().invoke(command, ["--out", "/proc/calibration.json"])
+    assert "known delays" in lost.output, "what was measured is shown all the same"
+    assert isinstance(lost.exception, UserError)
+    said, _, other = str(lost.exception).rpartition(" is in ")
+    assert said.startswith("/proc/calibration.json cannot be written")
+    assert calibration.read_calibration(Path(other)) == found
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_calibration_says_that_nothing_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: signal.Signals
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt if stop == signal.SIGINT else StoppedBySignal(stop)
+
+    monkeypatch.setattr(measure, "calibrate", interrupted)
+    done = CliRunner().invoke(command, ["--out", str(tmp_path / "calibration.json")])
+    assert done.output == "interrupted: nothing was kept\n"
+    assert done.exit_code == 128 + stop
+    assert not [*tmp_path.iterdir()]
