@@ -118,7 +118,7 @@ class ExternalServer(Child):
         output = [line[:LONGEST_LINE] for line in lines if not line.startswith(MARK)]
         # An access log repeats our own question; what else there is says more.
         telling = [line for line in output if self._question not in line] or output[-1:]
-        shown = " | ".join(telling[-LAST_LINES:])
+        shown = " / ".join(telling[-LAST_LINES:])
         if found and found[-1]:
             return f": {found[-1]}" + (f"; its last output: {shown}" if shown else "")
         return f": {shown}" if shown else ""

@@ -318,7 +318,7 @@ def test_a_command_that_dies_at_once_shows_its_last_lines(define: Define, tmp_pa
     spec = define(
         "import sys\nfor n in range(9): print('line', n, end=' \\n\\n')\nsys.exit('see the manual')"
     )
-    words = r"line 5 \| line 6 \| line 7 \| line 8 \| see the manual"
+    words = r"line 5 / line 6 / line 7 / line 8 / see the manual"
     with (
         spec.start(tmp_path) as server,
         pytest.raises(ChildError, match=f"^own ended with exit status 1: {words}$"),
@@ -348,7 +348,7 @@ def test_a_server_that_never_gets_ready_shows_its_last_lines(
         wait_for(lambda: (tmp_path / "said").exists())
         with pytest.raises(
             ChildError,
-            match=r"^own did not get ready in time: reading the settings \| waiting$",
+            match=r"^own did not get ready in time: reading the settings / waiting$",
         ):
             announced(server, ready_s=0.1)
 
