@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from loadgen.burst_run import BurstResult
     from loadgen.judge import Condition
+
+Said: TypeAlias = dict[str, Any]
+"""A result as it is in JSON."""
 
 
 def _one_line(context: click.Context, error: click.UsageError) -> None:
@@ -169,9 +171,9 @@ def burst(
     from loadgen.burst import run
     from loadgen.burst_run import BurstConfig
     from loadgen.judge import parse_condition
-    from loadgen.target import LoadError, resolve
+    from loadgen.target import resolve
 
-    try:
+    with one_line(context):
         asked = [parse_condition(text, "burst") for text in conditions]
         config = BurstConfig(
             target=resolve(target, allow_remote=allow_remote),
@@ -187,19 +189,58 @@ def burst(
             tail_s=(0.5 if events else 0.0) if tail is None else tail,
         )
         result = run(config, print_event if events else None)
+    show(result, _rows, as_json=as_json, events=events)
+    fail_if(context, asked, result.to_json())
+
+
+@contextmanager
+def one_line(context: click.Context) -> Iterator[None]:
+    """What a user can cause, Ctrl-C included, ends the command with one line on stderr."""
+    from loadgen.target import LoadError
+
+    try:
+        yield
     except LoadError as error:
         click.echo(f"error: {error}", err=True)
         context.exit(2)
     except KeyboardInterrupt:
-        click.echo("interrupted: nothing measured", err=True)
+        click.echo("interrupted: nothing of what was measured is kept", err=True)
         context.exit(130)
+
+
+class Result(Protocol):
+    """Of any workload."""
+
+    def to_json(self, *, timeline: bool = False) -> Said: ...
+
+
+def show(
+    result: Result,
+    rows: Callable[[Said], Iterable[tuple[str, str]]],
+    *,
+    as_json: bool,
+    events: bool = False,
+) -> None:
+    """Print a result: as the last event, as a line of JSON, or as a table of `rows` for people."""
     if events:
         print_json({"event": "result"} | result.to_json(timeline=True))
-    elif as_json:
-        print_json(result.to_json())
-    else:
-        _print_table(result)
-    fail_if(context, asked, result.to_json())
+        return
+    said = result.to_json()
+    if as_json:
+        print_json(said)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{said['workload']} on {said['target']}"
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows(said):
+        table.add_row(name, value)
+    table.add_row("valid", "yes" if said["valid"] else "NO: " + "; ".join(said["invalid_reasons"]))
+    console = Console()
+    console.print(table, markup=False)
+    for warning in said["warnings"]:
+        console.print(f"warning: {warning}", markup=False, highlight=False)
 
 
 def fail_if(
@@ -217,41 +258,29 @@ def print_event(name: str, t_ns: int) -> None:
     print_json({"event": name, "t_ns": t_ns})
 
 
-def print_json(what: dict[str, Any]) -> None:
+def print_json(what: Said) -> None:
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
 
-def _print_table(result: BurstResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    latency = result.ack_latency_us
+def _rows(said: Said) -> Iterator[tuple[str, str]]:
+    latency = said["ack_latency_us"]
     found = [
         f"{name} {latency[name]:,.0f}"
         for name in ("p50", "p90", "p99", "max")
         if latency["samples"]
     ]
-    errors = [f"{kind} {n}" for kind, n in result.errors.items() if n]
-    fairness = result.jain_fairness
-    table = Table(title=f"burst on {result.target}", show_header=False, title_justify="left")
-    for name, value in (
-        ("bandwidth", f"{result.bandwidth_bps / 1e9:.3f} Gbit/s"),
-        ("connections", f"{result.connected} of {result.connections}"),
-        ("window", f"{result.duration_s:.3f} s after {result.warmup_s:g} s warm-up"),
-        ("bytes", f"{result.bytes:,}"),
-        ("bursts", f"{result.bursts:,} ({result.bursts_per_s:,.1f}/s)"),
-        ("ACK latency, us", ", ".join(found) or "-"),
-        ("fairness (Jain)", "-" if fairness is None else f"{fairness:.4f}"),
-        ("errors", ", ".join(errors) or "none"),
-        ("client CPU", f"{result.client_cpu:.0%} of a core"),
-        ("valid", "yes" if result.valid else "NO: " + "; ".join(result.invalid_reasons)),
-    ):
-        table.add_row(name, value)
-    console = Console()
-    console.print(table, markup=False)
-    for warning in result.warnings:
-        console.print(f"warning: {warning}", markup=False, highlight=False)
+    errors = [f"{kind} {n}" for kind, n in said["errors"].items() if n]
+    fairness = said["jain_fairness"]
+    yield "bandwidth", f"{said['bandwidth_bps'] / 1e9:.3f} Gbit/s"
+    yield "connections", f"{said['connected']} of {said['connections']}"
+    yield "window", f"{said['duration_s']:.3f} s after {said['warmup_s']:g} s warm-up"
+    yield "bytes", f"{said['bytes']:,}"
+    yield "bursts", f"{said['bursts']:,} ({said['bursts_per_s']:,.1f}/s)"
+    yield "ACK latency, us", ", ".join(found) or "-"
+    yield "fairness (Jain)", "-" if fairness is None else f"{fairness:.4f}"
+    yield "errors", ", ".join(errors) or "none"
+    yield "client CPU", f"{said['client_cpu']:.0%} of a core"
 
 
 from loadgen import cli_http  # noqa: E402, F401  (mounts `load http`)

@@ -1,17 +1,21 @@
-"""`load http`: options, words and exit statuses of the HTTP workload."""
+"""`load http`, and `load samples`, which tells the same of a file that `load http` has kept."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from loadgen.cli import OneLine, fail_if, load, print_event, print_json
+from loadgen.cli import OneLine, Said, fail_if, load, one_line, print_event, show
 
 if TYPE_CHECKING:
     from loadgen.http_result import HttpResult
+    from loadgen.mix import Mix
 
 PROBE_S = 5.0
 """How long the first request may take; an overloaded server is slow to answer."""
@@ -47,8 +51,8 @@ Exit status: 0 measured, 1 a --fail-if holds, 2 nothing could be measured.""",
 @click.option("--seed", default=1, show_default=True, help="Draws arrivals and requests.")
 @click.option("--processes", default=1, show_default=True, metavar="P", help="Split schedule and connections over P processes, where there are cores.")  # fmt: skip  # noqa: E501
 @click.option("--spin/--no-spin", default=None, help="Open loop: never sleep, or sleep until the next request is due.  [default: spin, if the machine has two cores]")  # fmt: skip  # noqa: E501
-@click.option("--samples", type=click.Path(path_type=Path), metavar="FILE.parquet", help="Keep every request.")  # fmt: skip  # noqa: E501
-@click.option("--hlog", type=click.Path(path_type=Path), metavar="FILE", help="Write an HdrHistogram log of the latencies, a line a second.")  # fmt: skip  # noqa: E501
+@click.option("--samples", type=click.Path(path_type=Path), metavar="FILE.parquet", help="Keep every request; `sedabench load samples` reads it.")  # fmt: skip  # noqa: E501
+@click.option("--hlog", type=click.Path(path_type=Path), metavar="FILE", help="Write an HdrHistogram log of the same latencies as in the result, a line a second.")  # fmt: skip  # noqa: E501
 @click.option("--fail-if", "conditions", multiple=True, metavar="EXPR", help="Exit status 1 if it holds: 'p99>50ms', 'errors>0.1%'. May be repeated.")  # fmt: skip  # noqa: E501
 @click.option("--allow-remote", is_flag=True, help="Allow a target that is not this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
@@ -88,8 +92,10 @@ def http(
             raise LoadError(f"{url.target} answers {path} with {status}: mix {mix!r} needs it")
         return body
 
-    try:
+    with one_line(context):
         asked = [parse_condition(text, "http") for text in conditions]
+        if samples is not None and samples == hlog:
+            raise LoadError(f"--samples and --hlog cannot both be {samples}")
         for path in (samples, hlog):
             keep.ensure_writable(path)
         if settings["arrivals"] is not None and settings["rate"] is None:
@@ -109,61 +115,84 @@ def http(
         )  # fmt: skip
         ask(url, chosen.templates[0], max(PROBE_S, config.timeout_s))
         result = run(config, processes, print_event if events else None)
-    except LoadError as error:
-        click.echo(f"error: {error}", err=True)
-        context.exit(2)
-    except KeyboardInterrupt:
-        click.echo("interrupted: nothing measured", err=True)
-        context.exit(130)
-    if events:
-        print_json({"event": "result"} | result.to_json(timeline=True))
-    elif as_json:
-        print_json(result.to_json())
-    else:
-        _print_table(result)
-    try:
-        if samples is not None:
-            keep.write_parquet(samples, result, chosen)
-        if hlog is not None:
-            keep.write_hlog(hlog, result)
-    except LoadError as error:  # after the result, so that it is not lost
-        click.echo(f"error: {error}", err=True)
-        context.exit(2)
+    show(result, _rows, as_json=as_json, events=events)
+    kept = _keep(samples, hlog, result, chosen)  # after the result, so that it is not lost
     fail_if(context, asked, result.summary)
+    if not kept:
+        context.exit(2)
 
 
-def _print_table(result: HttpResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _keep(samples: Path | None, hlog: Path | None, result: HttpResult, mix: Mix) -> bool:
+    """Write both files, each whatever becomes of the other; False if one could not be."""
+    from loadgen import samples as keep
+    from loadgen.target import LoadError
 
-    s = result.summary
-    table = Table(title=f"http on {s['target']}", show_header=False, title_justify="left")
-    loop = (
-        "closed loop" if s["mode"] == "closed" else f"open loop, {s['arrivals']}, {s['rate']:,g}/s"
-    )
-    errors = [f"{kind} {n:,}" for kind, n in s["errors"].items() if n]
-    fairness = s["jain_fairness"]
-    for name, value in (
-        ("load", f"{s['mix']}, {loop}"),
-        ("connections", f"{s['connected']} of {s['connections']}"),
-        ("window", f"{s['duration_s']:.3f} s after {s['warmup_s']:g} s warm-up"),
-        ("scheduled", f"{s['scheduled']:,} ({s['offered_rps']:,.1f}/s)"),
-        ("answered", f"{s['answered']:,} ({s['throughput_rps']:,.1f}/s)"),
-        (f"good, {s['slo_ms']:g} ms", f"{s['goodput_rps']:,.1f}/s"),
-        ("rejected (503)", f"{s['rejected']:,}"),
-        ("errors", ", ".join(errors) or "none"),
-        ("latency, us", _percentiles(s["latency_us"])),
-        ("from the send", _percentiles(s["service_latency_us"])),
-        ("send lag, us", _percentiles(s["send_lag_us"])),
-        ("fairness (Jain)", "-" if fairness is None else f"{fairness:.4f}"),
-        ("client CPU", f"{s['client_cpu']:.0%} of a core, busy {s['client_busy']:.0%}"),
-        ("valid", "yes" if s["valid"] else "NO: " + "; ".join(s["invalid_reasons"])),
+    kept = True
+    for path, write in (
+        (samples, partial(keep.write_parquet, result=result, mix=mix)),
+        (hlog, partial(keep.write_hlog, result=result)),
     ):
-        table.add_row(name, value)
-    console = Console()
-    console.print(table, markup=False)
-    for warning in s["warnings"]:
-        console.print(f"warning: {warning}", markup=False, highlight=False)
+        try:
+            if path is not None:
+                write(path)
+        except LoadError as error:
+            click.echo(f"error: {error}", err=True)
+            kept = False
+    return kept
+
+
+@load.command(
+    "samples",
+    cls=OneLine,
+    epilog="""\b
+Examples:
+  sedabench load http --target 127.0.0.1:8080 --rate 2000 --samples a.parquet
+  sedabench load samples a.parquet
+  sedabench load samples a.parquet --slo 20 --json""",
+)
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.parquet")
+@click.option("--slo", type=float, metavar="MS", help="Latency within which a reply is good.  [default: that of the run]")  # fmt: skip  # noqa: E501
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+@click.pass_context
+def samples_(context: click.Context, /, file: Path, slo: float | None, as_json: bool) -> None:
+    """The result of a `load http` again, from every request that it kept.
+
+    FILE.parquet is what --samples has written: the requests, and the window, the SLO and
+    the rest that the result needs. Any tool that reads Parquet reads the requests too.
+    """
+    from loadgen.http_result import summarise_records
+    from loadgen.samples import read_parquet
+    from loadgen.target import LoadError
+
+    with one_line(context):
+        if slo is not None and not 1e-3 <= slo <= 86_400_000:
+            raise LoadError(f"--slo must be from 0.001 to 86400000 ms, not {slo:g}")
+        facts, records, classes = read_parquet(file)
+        if slo is not None:
+            facts = dataclasses.replace(facts, slo_ms=slo)
+        result = summarise_records(facts, records, classes)
+    show(result, _rows, as_json=as_json)
+
+
+def _rows(said: Said) -> Iterator[tuple[str, str]]:
+    loop = "closed loop" if said["mode"] == "closed" else f"open loop, {said['arrivals']}"
+    if said["rate"] is not None:
+        loop += f", {said['rate']:,g}/s"
+    errors = [f"{kind} {n:,}" for kind, n in said["errors"].items() if n]
+    fairness = said["jain_fairness"]
+    yield "load", f"{said['mix']}, {loop}"
+    yield "connections", f"{said['connected']} of {said['connections']}"
+    yield "window", f"{said['duration_s']:.3f} s after {said['warmup_s']:g} s warm-up"
+    yield "scheduled", f"{said['scheduled']:,} ({said['offered_rps']:,.1f}/s)"
+    yield "answered", f"{said['answered']:,} ({said['throughput_rps']:,.1f}/s)"
+    yield f"good, {said['slo_ms']:g} ms", f"{said['goodput_rps']:,.1f}/s"
+    yield "rejected (503)", f"{said['rejected']:,}"
+    yield "errors", ", ".join(errors) or "none"
+    yield "latency, us", _percentiles(said["latency_us"])
+    yield "from the send", _percentiles(said["service_latency_us"])
+    yield "send lag, us", _percentiles(said["send_lag_us"])
+    yield "fairness (Jain)", "-" if fairness is None else f"{fairness:.4f}"
+    yield "client CPU", f"{said['client_cpu']:.0%} of a core, busy {said['client_busy']:.0%}"
 
 
 def _percentiles(found: dict[str, float | None]) -> str:

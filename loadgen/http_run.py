@@ -113,15 +113,62 @@ class Records:
     def part(self, which: slice | npt.NDArray[Any]) -> Records:
         return Records(*(getattr(self, name)[which] for name in self.__dataclass_fields__))
 
+    def in_order(self) -> Records:
+        """By schedule; itself where it is so already, as it nearly always is."""
+        at = self.scheduled_ns
+        if bool((at[1:] >= at[:-1]).all()):
+            return self
+        return self.part(np.argsort(at, kind="stable"))
+
     @classmethod
     def together(cls, parts: list[Records]) -> Records:
-        """Those of several processes, by schedule; connections are numbered on."""
-        columns = {
-            name: np.concatenate([getattr(part, name) for part in parts])
-            for name in cls.__dataclass_fields__
-        }
-        order = np.argsort(columns["scheduled_ns"], kind="stable")
-        return cls(**{name: column[order] for name, column in columns.items()})
+        """Those of several processes, by schedule.  Column by column, to need less at once."""
+        order = np.argsort(np.concatenate([part.scheduled_ns for part in parts]), kind="stable")
+        return cls(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])[order]
+                for name in cls.__dataclass_fields__
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a summary says that is not in the records: what was asked, and what the engine saw.
+
+    Plain values all, for a file of samples keeps them (`samples.py`).
+    """
+
+    target: str
+    mix: str
+    mode: str
+    """`open` or `closed`."""
+    arrivals: str | None
+    """None for a closed loop; so is `rate`, and for a trace, which has times of its own."""
+    rate: float | None
+    seed: int
+    connections: int
+    connected: int
+    processes: int
+    warmup_s: float
+    timeout_s: float
+    slo_ms: float
+    start_ns: int
+    """Time 0 of the schedule, of the monotonic clock."""
+    window_begin_ns: int
+    """From the start, as is the end, which is the first moment after the window."""
+    window_end_ns: int
+    error_kinds: dict[str, int]
+    reconnects: int
+    cpu_s: float
+    """CPU time of all processes in the window."""
+    busy: float
+    own_unsent: int
+    first_wrong: str
+
+    @property
+    def window_s(self) -> float:
+        return (self.window_end_ns - self.window_begin_ns) / 1e9
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def test_ctrl_c_is_one_line_and_exit_status_130() -> None:
         process.send_signal(signal.SIGINT)
         _, complaints = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
-    assert complaints == "interrupted: nothing measured\n"
+    assert complaints == "interrupted: nothing of what was measured is kept\n"
 
 
 @pytest.mark.parametrize("args", [["--help"], ["burst", "--help"], ["burst", "-h"]])

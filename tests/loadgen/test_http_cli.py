@@ -45,6 +45,10 @@ def http(target: object, *args: str) -> Result:
     return CliRunner().invoke(load, ["http", "--target", str(target), *QUICK, *args])
 
 
+def samples(*args: str) -> Result:
+    return CliRunner().invoke(load, ["samples", *args])
+
+
 def url(server: FaultServer, fault: str = "ok") -> str:
     return f"http://127.0.0.1:{server.port}/{server.token()}/{fault}"
 
@@ -125,8 +129,35 @@ def test_samples_and_log_have_every_request(server: FaultServer, tmp_path: Path)
     assert len(in_window) == found["scheduled"] < len(rows["outcome"])
     assert set(rows["outcome"]) == {"answered"}
     reader = HistogramLogReader(str(log), HdrHistogram(1, 3_600_000_000, 3))
-    assert reader.get_next_interval_histogram().get_total_count() == len(rows["outcome"])
+    assert reader.get_next_interval_histogram().get_total_count() == found["answered"]
     reader.close()
+
+
+@pytest.mark.parametrize("loop", [(), ("--rate", "500")], ids=["closed", "open"])
+def test_a_file_of_samples_has_the_whole_result(
+    server: FaultServer, tmp_path: Path, loop: tuple[str, ...]
+) -> None:
+    path = str(tmp_path / "s")
+    found = result(http(url(server), "--json", *loop, "--samples", path))
+    assert result(samples(path, "--json")) == found
+    within_nothing = result(samples(path, "--json", "--slo", "0.001"))
+    assert within_nothing == found | {"slo_ms": 0.001, "goodput_rps": 0.0}
+    for word in ("http on 127.0.0.1", "scheduled", "latency, us", "valid"):
+        assert word in samples(path).stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["/nowhere/s"], "there is no file /nowhere/s"),
+        ([__file__], "is no Parquet file"),
+        ([__file__, "--slo", "0"], "--slo must be from 0.001"),
+        ([__file__, "--slo", "nan"], "--slo must be from 0.001"),
+        ([], "Missing argument"),
+    ],
+)
+def test_samples_that_cannot_be_read_are_one_line(args: list[str], words: str) -> None:
+    assert words in complaint(samples(*args))
 
 
 @pytest.mark.parametrize(
@@ -148,6 +179,7 @@ def test_a_trace_is_followed_without_a_rate(server: FaultServer, tmp_path: Path)
     args = "--arrivals", f"trace:{trace}", "--warmup", "0", "--samples", str(path)
     found = result(http(url(server), "--json", *args))
     assert (found["scheduled"], found["answered"]) == (4, 4)
+    assert found["rate"] is None
     due = pq.read_table(path)["scheduled_ns"].to_pylist()
     assert due == [10_000_000, 50_000_000, 50_000_000, 100_000_000]
 
@@ -208,8 +240,9 @@ def test_two_processes_send_the_schedule_of_one(server: FaultServer, tmp_path: P
         (["--mix", "/nowhere/mix.toml"], "there is no such file"),
         (["--mix", "dynamo"], "dynamic"),
         (["--mix", "specweb99"], "/docroot.json"),
-        (["--samples", "/nowhere/samples"], "cannot be written (No such file or directory)"),
-        (["--hlog", "/nowhere/log"], "cannot be written (No such file or directory)"),
+        (["--samples", "one", "--hlog", "one"], "cannot both be one"),
+        (["--samples", "/nowhere/samples"], "cannot be written: No such file or directory"),
+        (["--hlog", "/nowhere/log"], "cannot be written: No such file or directory"),
         (["--fail-if", "p98>5ms"], "p98"),
         (["--fail-if", "p99>5"], "needs a unit"),
         (["--rate"], "requires an argument"),
@@ -297,12 +330,23 @@ def test_a_closed_port_is_one_line(processes: str) -> None:
     assert said == f"error: nothing listens on {target}: start the server first\n"
 
 
-@pytest.mark.parametrize("option", ["--samples", "--hlog"])
-def test_a_full_disk_loses_nothing_that_was_measured(server: FaultServer, option: str) -> None:
-    outcome = http(url(server), "--json", option, "/dev/full")
+@pytest.mark.parametrize(("full", "other"), [("--samples", "--hlog"), ("--hlog", "--samples")])
+def test_a_full_disk_loses_nothing_that_was_measured(
+    server: FaultServer, tmp_path: Path, full: str, other: str
+) -> None:
+    kept = tmp_path / "kept"
+    outcome = http(url(server), "--json", full, "/dev/full", other, str(kept))
     assert "No space left on device" in complaint(outcome)
     assert json.loads(outcome.stdout)["answered"] > 0
     assert Path("/dev/full").is_char_device()
+    assert kept.stat().st_size > 0
+
+
+def test_a_load_that_is_refused_leaves_no_file(server: FaultServer, tmp_path: Path) -> None:
+    files = "--samples", str(tmp_path / "s"), "--hlog", str(tmp_path / "l")
+    complaint(http(url(server), "--rate", "0", *files))
+    complaint(http("https://127.0.0.1:1/", *files))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_that_dies_is_one_line_at_once(server: FaultServer) -> None:
@@ -342,4 +386,4 @@ def test_ctrl_c_is_one_line_and_exit_status_130(server: FaultServer, who: str) -
         (os.killpg if who == "all" else os.kill)(process.pid, signal.SIGINT)
         _, complaints = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
-    assert complaints == "interrupted: nothing measured\n"
+    assert complaints == "interrupted: nothing of what was measured is kept\n"

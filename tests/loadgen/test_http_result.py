@@ -233,12 +233,48 @@ def test_a_closed_loop_has_no_send_lag_and_no_schedule() -> None:
     assert found["valid"]
 
 
-def test_what_went_wrong_is_warned_of() -> None:
-    rows = [*good_rows(), at(700, 1, WRONG), at(701, 1, CONNECTION)]
-    other = {"first_wrong": "GET /1: status 404, not 200", "error_kinds": {"reset": 1}}
-    warnings = summarise(config(), [raw(records(rows), **other)]).summary["warnings"]
-    assert "a reply was wrong; the first: GET /1: status 404, not 200" in warnings
-    assert "1 requests were lost with their connections (reset: 1)" in warnings
+def warnings(rows: Sequence[Row], **other: Any) -> list[str]:
+    found: list[str] = summarise(config(), [raw(records(rows), **other)]).summary["warnings"]
+    return found
+
+
+def test_a_wrong_reply_is_warned_of_with_the_first() -> None:
+    said = warnings([*good_rows(), at(700, 1, WRONG)], first_wrong="GET /1: status 404, not 200")
+    assert said == ["a reply was wrong; the first: GET /1: status 404, not 200"]
+
+
+def test_lost_connections_are_warned_of_with_their_own_kinds_only() -> None:
+    kinds = {"timeout": 5, "reset": 2, "connect_refused": 9, "status_404": 1, "wrong_length": 1}
+    said = warnings([*good_rows(), at(701, 1, CONNECTION)], error_kinds=kinds)
+    assert said == [
+        "1 requests were lost with their connections (in the whole run, warm-up included: reset 2)"
+    ]
+
+
+@pytest.mark.parametrize("outcome", [TIMEOUT, NEVER_SENT])
+def test_percentiles_of_survivors_are_warned_of(outcome: int) -> None:
+    lost = at(700, 900, TIMEOUT) if outcome == TIMEOUT else (700.0, None, None, NEVER_SENT)
+    assert warnings([*good_rows(), *[lost] * 10]) == []
+    (said,) = warnings([*good_rows(), *[lost] * 11])
+    assert said == (
+        "1.1% of the requests timed out or were never sent: the latencies are of those that were "
+        "answered, within the time-out of 5 s"
+    )
+
+
+def test_a_trace_has_no_rate() -> None:
+    class Traced(HttpConfig):
+        length_s = 1.5
+
+    traced = Traced(TARGET, "test", MIX, connections=2, warmup_s=0.5, rate=1.0, arrivals="trace:x")
+    found = summarise(traced, [raw(records(good_rows()))]).summary
+    assert (found["mode"], found["arrivals"], found["rate"]) == ("open", "trace:x", None)
+
+
+def test_records_out_of_order_are_put_in_order() -> None:
+    found = summarise(config(), [raw(records([at(900, 3), at(600, 1), at(700, 2)]))])
+    assert ((found.records.done_ns - found.records.scheduled_ns) // 1_000_000).tolist() == [1, 2, 3]
+    assert found.summary["scheduled"] == 3
 
 
 def test_processes_are_put_together_by_schedule_and_their_connections_numbered_on() -> None:
