@@ -281,6 +281,7 @@ def test_a_suite_is_interrupted_and_resumed_where_it_stopped(tmp_path: Path) -> 
     assert "2/2" in output
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_does_not_keep_the_others_from_it(tmp_path: Path) -> None:
     written(
         tmp_path, TINY.replace('"eventloop"]\n[[run]]', '"eventloop"]\n[[run]]', 1), "tiny.toml"
