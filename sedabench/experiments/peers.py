@@ -22,6 +22,7 @@ from sedabench.experiments.common import Bench
 from sedabench.experiments.web import Site
 from sedabench.external import ExternalSpec, joining, load_external
 from sedabench.progress import Progress
+from sedabench.reasons import first_kinds, split
 from sedabench.results import Run, RunWriter, check_new_folder, load_run
 from sedabench.runner import Cell, Outcome, blocked_order, carry_out
 from sedabench.servers_under_test import AnyServer
@@ -33,6 +34,8 @@ SUMMARY = "throughput of static files beside nginx, Apache httpd and others"
 WORKLOAD = "static"
 START_S = 1.3
 """About how long processes take to start, connect and stop."""
+MOST_WITH_RANGE = 3
+"""Levels in the table; with more there is room for the medians only."""
 
 
 @dataclass(frozen=True)
@@ -156,27 +159,100 @@ def draw(_run: Run) -> list[Path]:
 
 
 def show(finished: Run, console: Any) -> None:
-    """Median throughput over the valid repeats, by server and connections."""
+    """Table and sentences."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    valid = finished.trials[finished.trials["valid"]]
-    medians = valid.groupby(["server", "connections"])["throughput_rps"].median()
     levels = sorted(int(level) for level in finished.manifest["parameters"]["connections"])
+    with_range = len(levels) <= MOST_WITH_RANGE
     table = Table(
-        box=SIMPLE_HEAD, title="requests/s, median over repeats", title_justify="left",
-        header_style="bold",
+        box=SIMPLE_HEAD, title_justify="left", header_style="bold",
+        title="requests/s: median" + (" (lowest to highest trial)" if with_range else ""),
     )  # fmt: skip
     table.add_column("server")
     for level in levels:
-        table.add_column(f"{level} connections", justify="right")
+        table.add_column(_connections(level), justify="right")
     for spec in finished.manifest["parameters"]["servers"]:
-        label = spec["label"]
-        cells = (medians.get((label, level)) for level in levels)
-        table.add_row(label, *("-" if cell is None else f"{cell:.0f}" for cell in cells))
+        rates = (_rate(finished, spec["label"], level) for level in levels)
+        table.add_row(
+            spec["label"], *("-" if rate is None else rate.text(with_range) for rate in rates)
+        )
     console.print(table)
-    if invalid := len(finished.trials) - len(valid):
-        console.print(f"{invalid} of {len(finished.trials)} trials are invalid and left out.")
+    for text in sentences(finished):
+        console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Requests/s of a server at a level: of its valid trials; without any, the least it can do."""
+
+    median: float
+    low: float
+    high: float
+    is_bound: bool
+
+    def text(self, with_range: bool) -> str:
+        least = "at least " if self.is_bound else ""
+        with_range = with_range and self.low < self.high
+        spread = f" ({self.low:,.0f} to {self.high:,.0f})" if with_range else ""
+        return f"{least}{self.median:,.0f}{spread}"
+
+
+def _rate(finished: Run, server: str, connections: int) -> Rate | None:
+    """None without a trial that says anything."""
+    rows = finished.trials
+    rows = rows[(rows["server"] == server) & (rows["connections"] == connections)]
+    is_bound = not rows["valid"].any()
+    counted = rows[rows["invalid_reason"].map(_is_bound) if is_bound else rows["valid"]]
+    rates = counted["throughput_rps"]
+    if not len(rates):
+        return None
+    return Rate(float(rates.median()), float(rates.min()), float(rates.max()), is_bound)
+
+
+def _is_bound(invalid_reason: str) -> bool:
+    """Whether nothing is wrong with a trial but that the load generator was the limit."""
+    return all("lower bound" in reason for reason in split(invalid_reason))
+
+
+def sentences(finished: Run) -> list[str]:
+    """What was found: trials left out, and at each level who is fastest, the others beside it."""
+    trials = finished.trials
+    invalid = trials[~trials["valid"]]
+    said = []
+    if len(invalid):
+        why = "; ".join(f"{reason} ({n})" for reason, n in first_kinds(invalid["invalid_reason"]))
+        are = "is" if len(invalid) == 1 else "are"
+        said.append(f"{len(invalid)} of {len(trials)} trials {are} invalid: {why}.")
+    for level in sorted(set(trials["connections"])):
+        servers = trials[trials["connections"] == level]["server"].unique()
+        said += _at(level, {server: _rate(finished, server, level) for server in servers})
+    return said
+
+
+def _at(level: int, rates: Mapping[str, Rate | None]) -> list[str]:
+    known = {server: rate for server, rate in rates.items() if rate is not None}
+    said = []
+    if known:
+        (first, best), *others = sorted(known.items(), key=lambda item: -item[1].median)
+        text = f"With {_connections(level)} {first} answers "
+        text += f"{'at least ' if best.is_bound else ''}{best.median:,.0f} requests/s"
+        if best.is_bound:
+            text += ", for the load generator was the limit"
+        if others:
+            shares = (
+                f"{server} {rate.median / best.median:.2f}{' or more' if rate.is_bound else ''}"
+                for server, rate in others
+            )
+            text += f"; as a share of that: {', '.join(shares)}"
+        said.append(f"{text}.")
+    if nothing := [server for server, rate in rates.items() if rate is None]:
+        said.append(f"With {_connections(level)} no trial is valid of {', '.join(nothing)}.")
+    return said
+
+
+def _connections(level: int) -> str:
+    return f"{level} connection{'' if level == 1 else 's'}"
 
 
 def describe(row: Mapping[str, Any]) -> str:
