@@ -48,8 +48,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("timeouts", "int", "", "of these, sent and not answered in time"),
     Column("connection_errors", "int", "", "of these, lost with their connection"),
     Column("never_sent", "int", "", "of these, without a free connection until their time was over"),  # noqa: E501
-    Column("throughput_rps", "float", "1/s", "answered / duration_s"),
-    Column("goodput_rps", "float", "1/s", "answered within the SLO / duration_s"),
+    Column("throughput_rps", "float", "1/s", "right replies that came in the window, due whenever / duration_s"),  # noqa: E501
+    Column("goodput_rps", "float", "1/s", "those of them within the SLO of their scheduled time / duration_s"),  # noqa: E501
     Column("latency_p50_us", "float", "us", "median time from the scheduled time to the answer"),
     Column("latency_p90_us", "float", "us", "90th percentile of the same"),
     Column("latency_p99_us", "float", "us", "99th percentile of the same"),
@@ -62,7 +62,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("send_lag_p50_us", "float", "us", "median time by which the generator sent too late"),
     Column("send_lag_p99_us", "float", "us", "99th percentile of the same"),
     Column("send_lag_max_us", "float", "us", "largest of the same"),
-    Column("jain_fairness", "float", "", "Jain's index over the connections' answers, 1/n to 1"),
+    Column("jain_fairness", "float", "", "Jain's index over each connection's right replies in the window, 1/n to 1"),  # noqa: E501
     *PROCESSES,
     *SWITCHES,
     Column("server_requests", "int", "", "replies of the server between its two snapshots"),

@@ -31,7 +31,9 @@ def test_columns_are_typed(make_run: MakeRun) -> None:
 def test_every_column_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "measurement.md").read_text()
     documented = (*COLUMNS, *HTTP_COLUMNS)
-    assert [c for c in documented if f"| `{c.name}` | {c.kind} | {c.unit} | " not in page] == []
+    assert [
+        c for c in documented if f"| `{c.name}` | {c.kind} | {c.unit} | {c.meaning} |" not in page
+    ] == []
 
 
 def test_a_run_without_a_finished_trial_can_be_read(make_run: MakeRun) -> None:
