@@ -21,7 +21,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +30,8 @@ from sedabench.errors import one_line
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
+
+_INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 STOP_S = 5.0
 """How long a child may take over SIGTERM before it gets SIGKILL."""
@@ -47,8 +50,23 @@ def before_exec(cores: Collection[int], parent: int) -> Callable[[], None]:
             os._exit(1)
         if cores:
             os.sched_setaffinity(0, cores)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
 
     return prepare
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Around a fork: an interruption comes after it, not within.
+
+    A KeyboardInterrupt inside one of Python's own handlers of fork() would be
+    printed and forgotten.  The child has to unblock the signals: `before_exec`.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def cpu_clock(pid: int) -> int:
@@ -78,19 +96,28 @@ class Child:
     ) -> None:
         self.name = name
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
+        process: subprocess.Popen[bytes] | None = None
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                env=None if environment is None else dict(environment),
-                start_new_session=True,
-                preexec_fn=before_exec(cores, os.getpid()),
-            )
+            with uninterrupted():
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=self._stderr,
+                    env=None if environment is None else dict(environment),
+                    start_new_session=True,
+                    preexec_fn=before_exec(cores, os.getpid()),
+                )
         except (OSError, subprocess.SubprocessError) as error:
             self._stderr.close()
             raise ChildError(f"{name} cannot be started: {error}") from None
+        except KeyboardInterrupt:  # it came while the child was started
+            if process is not None:
+                process.kill()
+                process.wait()
+            self._stderr.close()
+            raise
+        self._process = process
         assert self._process.stdout is not None
         self._stdout = self._process.stdout
         os.set_blocking(self._stdout.fileno(), False)

@@ -25,7 +25,7 @@ Settings that are a choice, and why:
   grows with time, and with a time-out it is at its final state when the window
   begins (1 s of backlog is there after 1 s at twice the capacity, 2 s at 1.5).
 - `seda` has all its controllers.  What else it is given was found by trying a few
-  sizes on the machine of the reference runs, two short repeats each, so neither
+  sizes on the machine of the reference runs, a few short repeats each, so neither
   carefully nor for others (`--server 'seda --...'` is how to try): see `SEDA`.
 """
 
@@ -65,11 +65,12 @@ SEDA: dict[str, tuple[float, str]] = {
 }
 """By workload: the admission target as a share of the SLO, and other options of `seda`.
 
-`dynamic`, goodput/s at 2 and 3 times a capacity of 2,800/s: 2,163 and 2,556, 2,002 and
-1,840 with these; 1,649 and 1,760, 1,960 and 2,255 with those of `mixed`, whose short queues
-refuse at the stage, after parsing, what admission refuses at the door.  `mixed`, of 5,700/s:
-5,278 and 6,128, 5,422 and 3,780 with these; 4,147 and 6,358, 2,221 and 1,062 with those of
-`dynamic`.  40 threads read files because the modelled disk serves 40 at once.
+Median goodput/s of short trials, interleaved, on a machine whose speed changes from second to
+second.  `dynamic`, six repeats at 1.1, 2 and 3 times 2,700/s: 1,924, 1,846 and 1,667 with these,
+2,148, 1,807 and 1,668 with one thread for all stages (`--run shared`).  `mixed`, three repeats at
+1, 2 and 3 times 5,000/s: 4,201, 3,790 and 4,119 with these (p99 170, 75 and 72 ms); 4,858, 4,332
+and 2,433 with a target of 0.5; 3,711, 3,740 and 543 with the queues and batches of `dynamic`.
+40 threads read files because the modelled disk serves 40 at once.
 """
 
 QUICK_LOADS = (0.25, 0.5, 0.9, 1.2, 2, 3)
