@@ -10,7 +10,15 @@ import click
 
 from sedabench.machine import cpu_model
 
-BENCHMARKS = ("bandwidth", "connections", "web", "load_http", "queue_cost", "controllers")
+BENCHMARKS = (
+    "bandwidth",
+    "connections",
+    "web",
+    "load_http",
+    "queue_cost",
+    "controllers",
+    "samples",
+)
 
 
 @dataclass(frozen=True)

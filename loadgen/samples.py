@@ -1,7 +1,7 @@
 """Every request of a run, kept and read back: a Parquet table; for other tools an HdrHistogram log.
 
-Parquet, because ten million rows are some 250 MB and read in a second or two, by column, from
-any language.  What the rows do not say (`Facts`: the window, the SLO, the target...)
+Parquet, because ten million rows are 100 MB and more and read in a second or two, by column,
+from any language.  What the rows do not say (`Facts`: the window, the SLO, the target...)
 is in the metadata of the file, as JSON under the key `sedabench`, so that a file alone is
 enough to have the whole summary again.  The HdrHistogram log is what wrk2, Gatling's and
 JMeter's plugins, and the plotter of hdrhistogram.org exchange.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,10 +20,15 @@ from click.testing import CliRunner, Result
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 
+from loadgen.arrivals import schedule
 from loadgen.cli import load
+from loadgen.http_run import OUTCOMES
+from loadgen.mix import load_mix
 
 from .fault_server import BODY, FaultServer, fault_server
 from .scripted import DEADLINE_S, Peer, serving
+
+PAGE = Path(__file__).parents[2] / "docs" / "load-http.md"
 
 QUICK = ("--duration", "0.1", "--warmup", "0.02", "--connections", "4", "--no-spin")
 
@@ -79,6 +85,27 @@ def test_json_is_one_line_with_every_key(server: FaultServer, args: list[str]) -
     assert found["mode"] == ("open" if args else "closed")
     assert found["arrivals"] == ("poisson" if args else None)
     assert found["answered"] == found["scheduled"] == found["sent"] > 0
+
+
+def test_the_page_on_load_http_has_every_field_column_and_outcome(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    found = http(url(server), "--events", "--rate", "500", "--samples", str(path))
+    documented = set(re.findall(r"`(\w+)`", PAGE.read_text()))
+    assert json.loads(found.stdout.splitlines()[-1]).keys() - {"event"} <= documented
+    assert set(pq.read_schema(path).names) | set(OUTCOMES) <= documented
+
+
+def test_the_mix_and_the_trace_on_that_page_can_be_read(tmp_path: Path) -> None:
+    (mix,), (trace,) = (
+        re.findall(rf"```{kind}\n(.*?)```", PAGE.read_text(), re.DOTALL) for kind in ("toml", "csv")
+    )
+    (tmp_path / "mix.toml").write_text(mix)
+    (tmp_path / "trace").write_text(trace)
+    read = load_mix(str(tmp_path / "mix.toml"), lambda path: b"")
+    assert [(t.name, t.status) for t in read.templates] == [("health", 200), ("a question", 405)]
+    assert len(schedule(f"trace:{tmp_path / 'trace'}", 1.0, 1.0, 1)) == 3
 
 
 def test_events_are_lines_of_json_in_order_and_the_result_has_its_timeline(
