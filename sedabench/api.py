@@ -102,9 +102,9 @@ def resume(path: str | os.PathLike[str], *, progress: bool = False) -> Run:
 
 def findings(run: Run) -> list[str]:
     """What was found, in the sentences that the command prints, computed from the trials."""
-    from sedabench.report.content import _sentences
+    from sedabench.report.content import sentences
 
-    return list(_sentences(run)) if len(run.trials) else []
+    return list(sentences(run)) if len(run.trials) else []
 
 
 def _finished(run: Run, outcome: Outcome) -> Run:

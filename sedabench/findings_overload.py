@@ -149,7 +149,9 @@ def _compared(findings: Findings) -> list[str]:
     for server, level in others:
         low = level.goodput_rps
         assert low is not None
-        if high.n < 2 or low.n < 2 or low.high >= high.low:
+        if high.n < 2 or low.n < 2:
+            texts.append(f"too few valid repeats to compare with {server.server} ({_rate(low)})")
+        elif low.high >= high.low:
             texts.append(f"no difference from {server.server} ({_rate(low)}) is seen")
         else:
             texts.append(f"more than {server.server} ({_rate(low)})")

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito, "Color Universal Design" (2008), without yellow, which paper swallows.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Nine beside seven colours: the eighth server has the colour of the first and another marker.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LINES: tuple[Any, ...] = (
     "-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 2)), (0, (3, 1)), "-.",
 )  # fmt: skip

@@ -328,9 +328,17 @@ _DESCRIPTIVE = {
 """What a manifest may lack, but not have in another type."""
 
 
+def runs_inside(path: Path) -> list[Path]:
+    """The run folders in the folder of a suite, in the order of their names."""
+    return sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise DamagedRunError(f"{path} is not a run folder; name a folder that `run` made")
+    if not (path / MANIFEST).exists() and (inside := runs_inside(path)):
+        names = ", ".join(str(run) for run in inside[:4]) + (", ..." if len(inside) > 4 else "")
+        raise DamagedRunError(f"{path} holds several runs; name one of them: {names}")
     try:
         manifest = json.loads(_read_text(path / MANIFEST))
     except ValueError as error:

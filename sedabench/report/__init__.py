@@ -27,7 +27,7 @@ from typing import Any
 from sedabench.errors import UserError, one_line
 from sedabench.raw_trials import damage_is_named
 from sedabench.report.content import Section, section, visible
-from sedabench.results import Run, load_run, write_atomically
+from sedabench.results import MANIFEST, Run, load_run, runs_inside, write_atomically
 
 DEFAULT_NAME = "report.html"
 GENERATOR = "sedabench report"
@@ -44,8 +44,9 @@ SCRIPTS = ("axes.js", "chart.js", "table.js")
 def write(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Report on the runs in `folders`; return the file that was written.
 
-    Without `out`: `report.html` in the run's folder, or for several runs in the
-    current folder.  A report that is there already is replaced, anything else not.
+    A suite's folder stands for its runs.  Without `out`: `report.html` in that one
+    folder, or for several in the current folder.  A report that is there already is
+    replaced, anything else not.
 
     Raises:
         UserError: a run has no valid trial, or `out` is not ours to write.
@@ -53,9 +54,10 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
     """
     if not folders:
         raise UserError("no run to report on; name a run folder")
-    once = {folder.resolve(): folder for folder in folders}
+    given = {folder.resolve() for folder in folders}
+    once = {run.resolve(): run for folder in folders for run in _runs_of(folder)}
     if out is None:
-        out = (folders[0] if len(once) == 1 else Path()) / DEFAULT_NAME
+        out = (folders[0] if len(given) == 1 else Path()) / DEFAULT_NAME
     runs = [load_run(folder) for folder in once.values()]
     for run in runs:
         check_reportable(run)
@@ -68,6 +70,11 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
             f"{out} cannot be written ({error.strerror}); name another file with --out"
         ) from None
     return out
+
+
+def _runs_of(folder: Path) -> list[Path]:
+    """The folder itself, or the runs in it if it is a suite's."""
+    return [folder] if (folder / MANIFEST).exists() else runs_inside(folder) or [folder]
 
 
 def check_reportable(run: Run) -> None:

@@ -30,6 +30,7 @@ NOTHING = "\u2013"
 SENTENCES = {
     "figure1": "sedabench.summary",
     "overload": "sedabench.findings_overload",
+    "peers": "sedabench.experiments.peers",
 }
 """experiment -> the module whose `sentences(run)` say what was found."""
 
@@ -104,7 +105,7 @@ def section(run: Run, number: int) -> Section:
         ),
         servers=_servers(parameters.get("servers") or ()),
         command=shlex.join(command),
-        found=_sentences(run),
+        found=sentences(run),
         charts=tuple((c, tuple(_medians(p) for p in c.panels if _tabled(p))) for c in charts(run)),
         columns=columns,
         rows=rows_of(run.trials, columns),
@@ -135,7 +136,8 @@ def _question(experiment: str) -> str:
     return find(experiment).SUMMARY if experiment in EXPERIMENTS else experiment
 
 
-def _sentences(run: Run) -> tuple[str, ...]:
+def sentences(run: Run) -> tuple[str, ...]:
+    """What was found, computed from the trials."""
     module = SENTENCES.get(run.manifest["experiment"])
     if module is not None:
         return tuple(importlib.import_module(module).sentences(run))

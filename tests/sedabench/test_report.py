@@ -273,3 +273,14 @@ def test_one_run_named_twice_is_one_section(make_run: MakeRun) -> None:
     run = make_run()
     seen = Parsed(write([run, run / ".." / run.name]).read_text(encoding="utf-8"))
     assert "run2" not in seen.ids
+
+
+def test_the_folder_of_a_suite_stands_for_its_runs(tmp_path: Path) -> None:
+    suite = tmp_path / "suite"
+    for name in ("first", "second"):
+        write_overload_run(suite / name, loads=(1.0, 2.0), repeats=2)
+    page = write([suite]).read_text()
+    assert page.count("<h1") >= 1
+    assert all(f"suite/{name}" in page for name in ("first", "second"))
+    with pytest.raises(DamagedRunError, match=r"holds several runs; name one of them: .*first"):
+        load_run(suite)
