@@ -45,8 +45,8 @@ import numpy.typing as npt
 from loadgen.collector import no_garbage_collection
 from loadgen.engine_arrivals import Arrivals
 from loadgen.engine_settings import Settings
-from loadgen.http import BATCH, FOREVER_NS, RECEIVE_BYTES, SENDS_A_TURN, TICK_NS
-from loadgen.http_connections import BUSY, IDLE, Connections
+from loadgen.http import BATCH, FOREVER_NS, RECEIVE_BYTES, SENDS_A_TURN, SHORT_TICK_NS, TICK_NS
+from loadgen.http_connections import BUSY, IDLE, Connection, Connections
 from loadgen.http_reply import END
 from loadgen.http_run import ANSWERED, NEVER_SENT, OUTCOMES, REJECTED, HttpConfig
 from loadgen.locust_histogram import BUCKETS, buckets_of
@@ -145,13 +145,15 @@ class Engine:
     # The hot loop, as `http._Load.open`, over rings.
     def _loop(self) -> None:
         connections, poll, clock = self.connections, self.connections.epoll.poll, time.monotonic_ns
-        by_fd, free, wires, heads = (
+        by_fd, free, wires, heads, closed = (
             connections.by_fd, connections.free, connections.wires, connections.heads,
+            connections.closed,
         )  # fmt: skip
         scheduled, sent, done, lag = self.scheduled, self.sent, self.done, self.lag
         outcome, choice, mask = self.outcome, self.choice, self.mask
         timeout_ns = round(self.config.timeout_s * 1e9)
         spin = self.config.spin
+        c: Connection | None
         i, made, due_ns, next_tick_ns = 0, 0, FOREVER_NS, 0
         while True:
             now = clock()
@@ -187,13 +189,17 @@ class Engine:
                     return
                 made = self.made
                 due_ns = scheduled[i & mask] if i < made else FOREVER_NS
-                next_tick_ns = now + TICK_NS
-            if not spin:
+                next_tick_ns = now + (SHORT_TICK_NS if connections.in_a_hurry else TICK_NS)
+            if closed:
+                connections.reopen(1)
+            elif not spin:
                 wait_s = ((min(due_ns, next_tick_ns) if free else next_tick_ns) - clock()) / 1e9
                 if wait_s > 0:
                     select.select([connections.epoll], [], [], wait_s)
             for fd, event in poll(0, BATCH):
-                c = by_fd[fd]
+                c = by_fd.get(fd)
+                if c is None:  # it was closed on account of an earlier event of this batch
+                    continue
                 known = c.known
                 if known is None:
                     connections.event(c, event)
@@ -204,7 +210,7 @@ class Engine:
                     connections.broke(c, error)
                     continue
                 end = data.find(END)
-                found = known.get(data[:end])
+                found = known.get(data[: end + 4])
                 if found is not None and found[0] == len(data) - end:
                     r = c.request
                     done[r] = c.since_ns = clock()
