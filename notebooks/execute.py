@@ -48,6 +48,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
     client = NotebookClient(
         notebook, timeout=TIMEOUT_S, kernel_name="python3", record_timing=False,
         resources={"metadata": {"path": str(FOLDER)}},
+        extra_arguments=["--log-level=ERROR"],  # or it warns of its port, which is on loopback
     )  # fmt: skip
     client.execute()
     notebook.metadata["sedabench"] = {"executed_sources_sha256": sources_hash(notebook)}
