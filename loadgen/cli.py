@@ -128,7 +128,7 @@ buffers are full, bytes flow that no server has read.""",
     "conditions",
     multiple=True,
     metavar="EXPR",
-    help="Exit status 1 if it holds: 'p99>50ms', 'errors>1%'. May be repeated.",
+    help="Exit status 1 if it holds: 'p99>50ms', 'errors>1%', invalid. May be repeated.",
 )
 @click.option("--allow-remote", is_flag=True, help="Allow a target that is not this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")

@@ -53,7 +53,7 @@ Exit status: 0 measured, 1 a --fail-if holds, 2 nothing could be measured.""",
 @click.option("--spin/--no-spin", default=None, help="Open loop: never sleep, or sleep until the next request is due.  [default: spin, if the machine has two cores]")  # fmt: skip  # noqa: E501
 @click.option("--samples", type=click.Path(path_type=Path), metavar="FILE.parquet", help="Keep every request; `sedabench load samples` reads it.")  # fmt: skip  # noqa: E501
 @click.option("--hlog", type=click.Path(path_type=Path), metavar="FILE", help="Write an HdrHistogram log of the same latencies as in the result, a line a second.")  # fmt: skip  # noqa: E501
-@click.option("--fail-if", "conditions", multiple=True, metavar="EXPR", help="Exit status 1 if it holds: 'p99>50ms', 'errors>0.1%'. May be repeated.")  # fmt: skip  # noqa: E501
+@click.option("--fail-if", "conditions", multiple=True, metavar="EXPR", help="Exit status 1 if it holds: 'p99>50ms', 'errors>0.1%', invalid. May be repeated. A latency condition counts as broken, too, when over 1 % of the requests were lost.")  # fmt: skip  # noqa: E501
 @click.option("--allow-remote", is_flag=True, help="Allow a target that is not this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
 @click.option("--events", is_flag=True, help="Print a line of JSON as the connections are up, as the window begins and ends, and for the result with its timeline.")  # fmt: skip  # noqa: E501

@@ -1,4 +1,4 @@
-"""Numbers from repeats: median with its interval, ratio with its interval, and tests.
+"""Numbers from repeats: a median and a ratio, each with its interval.
 
 What an interval here says, and what it does not.  It is the percentile
 bootstrap of Efron (1979) over the repeats of one cell: how far the median
@@ -14,7 +14,6 @@ Nothing in this file reads a file or draws.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -40,17 +39,6 @@ class Interval:
     high: float
     n: int
     kind: Literal["bootstrap", "range"]
-
-
-@dataclass(frozen=True)
-class Welch:
-    """How far two means are apart, `error` being that difference's standard error."""
-
-    difference: float
-    error: float
-    df: float
-    p: float
-    """Two-sided."""
 
 
 def median(values: Values, *, seed: int = _SEED) -> Interval:
@@ -89,47 +77,6 @@ def ratio_of_medians(over: Values, under: Values, *, seed: int = _SEED) -> Inter
         (above, below), lambda x, y, axis: np.median(x, axis=axis) / np.median(y, axis=axis), seed
     )
     return Interval(value, low, high, n, "bootstrap")
-
-
-def welch(values: Values, others: Values) -> Welch:
-    """Test whether two means differ: B. L. Welch, Biometrika 34 (1947), 28-35.
-
-    Equal repeats on both sides have no noise to compare with: p is then 1 when
-    the two are equal, and 0 when they are not.
-
-    Raises:
-        ValueError: a sample has fewer than two values, or holds NaN.
-    """
-    from scipy.special import stdtr
-
-    first, second = _checked(values), _checked(others)
-    if min(len(first), len(second)) < 2:
-        raise ValueError("a test needs two values on each side")
-    if np.ptp(first) == 0 and np.ptp(second) == 0:  # a computed variance may be 1e-32, not 0
-        apart = float(first[0] - second[0])
-        return Welch(apart, 0.0, float(len(first) + len(second) - 2), float(apart == 0))
-    apart = float(first.mean() - second.mean())
-    parts = [float(data.var(ddof=1)) / len(data) for data in (first, second)]
-    error = math.sqrt(sum(parts))
-    df = sum(parts) ** 2 / (
-        parts[0] ** 2 / (len(first) - 1) + parts[1] ** 2 / (len(second) - 1)
-    )  # Welch and Satterthwaite
-    return Welch(apart, error, df, float(2 * stdtr(df, -abs(apart) / error)))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """`p_values` adjusted for being several, in their order.
-
-    Those at or under a level, taken together, are wrong anywhere with at most
-    that probability: S. Holm, "A Simple Sequentially Rejective Multiple Test
-    Procedure", Scand. J. Statist. 6 (1979), 65-70.
-    """
-    adjusted, before = [0.0] * len(p_values), 0.0
-    ascending = sorted(range(len(p_values)), key=p_values.__getitem__)
-    for rank, index in enumerate(ascending):
-        before = max(before, min(1.0, p_values[index] * (len(p_values) - rank)))
-        adjusted[index] = before
-    return adjusted
 
 
 def _checked(values: Values) -> npt.NDArray[np.float64]:
