@@ -45,7 +45,7 @@ import numpy.typing as npt
 from loadgen.collector import no_garbage_collection
 from loadgen.engine_arrivals import Arrivals
 from loadgen.engine_settings import Settings
-from loadgen.http import BATCH, FOREVER_NS, RECEIVE_BYTES, SENDS_A_TURN, SHORT_TICK_NS, TICK_NS
+from loadgen.http import FOREVER_NS, RECEIVE_BYTES, SENDS_A_TURN, SHORT_TICK_NS, TICK_NS
 from loadgen.http_connections import BUSY, IDLE, Connection, Connections
 from loadgen.http_reply import END
 from loadgen.http_run import ANSWERED, NEVER_SENT, OUTCOMES, REJECTED, HttpConfig
@@ -196,7 +196,7 @@ class Engine:
                 wait_s = ((min(due_ns, next_tick_ns) if free else next_tick_ns) - clock()) / 1e9
                 if wait_s > 0:
                     select.select([connections.epoll], [], [], wait_s)
-            for fd, event in poll(0, BATCH):
+            for fd, event in poll(0, SENDS_A_TURN):
                 c = by_fd.get(fd)
                 if c is None:  # it was closed on account of an earlier event of this batch
                     continue

@@ -37,7 +37,11 @@ TURN_S = 0.1
 ALL_THERE_S = 15.0
 """How long the run waits for the engines of all workers before it begins with those it has."""
 
-WRITE_S = 2.0
+WRITE_S = 1.0
+"""From one version of the record to the next; what a master that is killed takes with it."""
+
+WRITING = 0.05
+"""Of the time at most: the record of a long run is large."""
 
 
 @dataclass
@@ -71,7 +75,9 @@ class Conductor:
         self._asked_s = 0.0
         self._ended_s = 0.0
         self._trial: int | None = None
-        self._written_s = 0.0
+        self._write_at_s = 0.0
+        self._fresh = False
+        """Something was reported that is not in the file yet."""
         runner = environment.runner
         assert runner is not None
         runner.register_message(REPORT, self._on_report)
@@ -81,10 +87,12 @@ class Conductor:
 
     def _reset(self) -> None:
         """A new run begins, perhaps not the first of this process."""
-        parameters = self.record.parameters
-        options = vars(self.environment.parsed_options)
-        self.record = Record({name: options.get(name, old) for name, old in parameters.items()})
-        self._begun_s = self._asked_s = time.monotonic()
+        if self._fresh:
+            self._write("complete")
+        options, now_s = vars(self.environment.parsed_options), time.monotonic()
+        parameters = {name: options.get(name, old) for name, old in self.record.parameters.items()}
+        self.record = Record(parameters, self.record.run + 1, now_s)
+        self._begun_s = self._asked_s = now_s
         self._ended_s, self._trial = 0.0, None
         for member in self.members.values():
             self._note(member.id)
@@ -112,6 +120,7 @@ class Conductor:
         if data["classes"]:
             self.record.classes = [(method, of) for method, of in data["classes"]]
         for report in data["news"]:
+            self._fresh = True
             member.in_flight, member.rate = report["in_flight"], report["rate"]
             self.record.add(name, report, report["at_s"] + member.ahead_s - self._begun_s)
 
@@ -154,8 +163,8 @@ class Conductor:
             failed = [member for member in self.members.values() if member.error]
             if failed and len(failed) == len(self.members):
                 raise LoadError(failed[0].error)
-        if self.path is not None and running and now_s - self._written_s > WRITE_S:
-            self._write("running")
+        if self._fresh and now_s >= self._write_at_s:
+            self._write("running" if running else "complete")
 
     def _live(self, now_s: float) -> list[Member]:
         runner = self.environment.runner
@@ -188,7 +197,7 @@ class Conductor:
             if not all_there and not (live and now_s - self._asked_s > ALL_THERE_S):
                 return 0.0, None
             shape.begin()
-            self._begun_s = now_s
+            self._begun_s = self.record.begun_s = now_s
         step = shape.step
         if step is None:
             self._ended_s = self._ended_s or now_s
@@ -218,6 +227,8 @@ class Conductor:
         runner.quit()
 
     def _write(self, status: str) -> None:
-        self._written_s = time.monotonic()
+        begun_s, self._fresh = time.monotonic(), False
         if self.path is not None:
             self.record.write(self.path, "failed" if self.record.error else status)
+        took_s = time.monotonic() - begun_s
+        self._write_at_s = begun_s + max(WRITE_S, took_s / WRITING)

@@ -49,6 +49,9 @@ REPORT_S = 0.5
 
 LEASE_S = 2.5
 
+MASTER_LOST_S = 10.0
+"""A master with an engine at work says something every `REPORT_S`.  Locust waits for a minute."""
+
 REPORT, SHARE = "sedabench_report", "sedabench_share"
 
 STOP_S = 2.0
@@ -123,7 +126,7 @@ class Bridge:
         self.engine: EngineProcess | None = None
         self.ready = False
         self.error = ""
-        self.refused = ""
+        self.ended = ""
         self._connected = 0
         self._classes: list[tuple[str, str]] = []
         self._heard_s = 0.0
@@ -133,7 +136,10 @@ class Bridge:
         assert runner is not None
         runner.register_message(SHARE, self._on_share)
         environment.events.test_stop.add_listener(lambda **_: self.stop())  # type: ignore[no-untyped-call]
-        gevent.spawn_later(REPORT_S, self._keep_reporting)
+
+    def begin_reporting(self) -> None:
+        """Once somebody listens: without a master that is the conductor of this process."""
+        gevent.spawn(self._keep_reporting)
 
     def start(self) -> None:
         """Start the engine, unless it runs: a worker needs one, however many users it has."""
@@ -177,13 +183,19 @@ class Bridge:
 
     def _on_share(self, environment: Environment, msg: Any, **_: Any) -> None:
         if msg.data.get("refused"):
-            self.refused = msg.data["refused"]
-            print(f"error: {self.refused}", file=sys.stderr, flush=True)
-            environment.process_exit_code = 2
-            gevent.spawn(environment.runner.quit)  # type: ignore[union-attr]
+            self._end(msg.data["refused"])
             return
         self._heard_s = time.monotonic()
         self._tell(float(msg.data["rate"]), msg.data["trial"])
+
+    def _end(self, why: str) -> None:
+        """This worker can do no more: say so, stop, and have exit status 2."""
+        self.ended = why
+        print(f"error: {why}", file=sys.stderr, flush=True)
+        self.environment.process_exit_code = 2
+        runner = self.environment.runner
+        assert runner is not None
+        gevent.spawn(runner.quit)
 
     def _tell(self, rate: float, trial: int | None) -> None:
         if self.engine is not None and self.ready and self._told != (rate, trial):
@@ -196,7 +208,7 @@ class Bridge:
         if message["event"] == "ready":
             self._classes = [(method, name) for method, name in message["classes"]]
             self._connected = message["connected"]
-            self.ready = True
+            self.ready, self._heard_s = True, time.monotonic()
         elif message["event"] == "error":
             self._fail(message["message"])
             self.engine = None
@@ -205,9 +217,12 @@ class Bridge:
             self._news.append(message | {"at_s": time.monotonic()})
 
     def _keep_reporting(self) -> None:
-        while not self.refused:
-            if time.monotonic() - self._heard_s > LEASE_S:
+        while not self.ended:
+            silent_s = time.monotonic() - self._heard_s
+            if silent_s > LEASE_S:
                 self._tell(0.0, None)
+            if self.ready and silent_s > MASTER_LOST_S:
+                self._end(f"the master was lost: not a word from it for {MASTER_LOST_S:g} s")
             self._report()
             gevent.sleep(REPORT_S)
 

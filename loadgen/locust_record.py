@@ -26,6 +26,9 @@ BIN_S = 0.5
 LATE_US = 1000.0
 """Send lag (99th percentile) above which the generator was the limit."""
 
+ALL_THE_TIME_S = 1.0
+"""A worker whose part of a trial is shorter by less than this was there from begin to end."""
+
 ERRORS = OUTCOMES[2:]
 
 
@@ -34,14 +37,18 @@ class _Trial:
     counts: Counter[str] = field(default_factory=Counter)
     ns_of: Counter[str] = field(default_factory=Counter)
     """By worker: how long its schedule was in this trial."""
+    cpu_s: float = 0.0
+    """Of all engines."""
     cells: defaultdict[int, Counter[tuple[int, int]]] = field(
         default_factory=lambda: defaultdict(Counter)
     )
     """By kind: how many by (class, bucket)."""
 
-    @property
-    def duration_s(self) -> float:
-        return max(self.ns_of.values(), default=0) / 1e9
+    def duration_s(self, span_s: float) -> float:
+        """As the worker has it that was there longest; `span_s`, the conductor's clock, if none
+        was there all the time: one was lost and another joined."""
+        longest_s = max(self.ns_of.values(), default=0) / 1e9
+        return longest_s if longest_s > span_s - ALL_THE_TIME_S else span_s
 
     def buckets(self, kind: int, which: int | None = None) -> Counter[int]:
         found: Counter[int] = Counter()
@@ -61,13 +68,16 @@ class _Bin:
 class Record:
     """Of one run.  `parameters`: the options it was given, as JSON may hold them."""
 
-    def __init__(self, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, parameters: Mapping[str, Any], run: int = 0, begun_s: float = 0.0) -> None:
         self.parameters = dict(parameters)
+        self.run = run
+        """Of this process: in the web page one can start several."""
+        self.begun_s = begun_s
+        """On the conductor's monotonic clock; all other times count from here."""
         self.workers: dict[str, dict[str, Any]] = {}
         self.classes: list[tuple[str, str]] = []
         self.warnings: list[str] = []
         self.error = ""
-        self.cpu_s: Counter[str] = Counter()
         self._kinds: Counter[str] = Counter()
         self._trials: dict[int, _Trial] = {}
         self._bins: dict[int, _Bin] = {}
@@ -91,9 +101,11 @@ class Record:
 
     def add(self, worker: str, report: Mapping[str, Any], until_s: float) -> None:
         """An engine's report; it was made `until_s` seconds after the run began."""
+        all_ns = sum(counts["ns"] for counts in report["trials"].values()) or 1
         for number, counts in report["trials"].items():
             trial = self._trials.setdefault(int(number), _Trial())
             trial.ns_of[worker] += counts["ns"]
+            trial.cpu_s += report["cpu_s"] * counts["ns"] / all_ns
             trial.counts.update({name: counts[name] for name in COUNTS if name != "ns"})
         middle = self._bin(until_s - report["elapsed_s"] / 2)
         for number, kind, which, bucket, count in report["cells"]:
@@ -101,7 +113,6 @@ class Record:
             if kind == LATENCY:
                 middle.latency[bucket] += count
         self._kinds.update(report["error_kinds"])
-        self.cpu_s[worker] += report["cpu_s"]
         if report["limited"]:
             text = "a worker was asked for more than it can keep account of; use more workers"
             if text not in self.warnings:
@@ -135,6 +146,8 @@ class Record:
         """Everything, for a file."""
         return {
             "status": status,
+            "run": self.run,
+            "begun_s": self.begun_s,
             "error": self.error,
             "parameters": self.parameters,
             "workers": self.workers,
@@ -164,7 +177,8 @@ class Record:
 
     def _result(self, number: int) -> dict[str, Any]:
         trial, parameters = self._trials[number], self.parameters
-        counts, duration_s = trial.counts, trial.duration_s
+        first_s, last_s = self._spans_s.get(number, (0.0, 0.0))
+        counts, duration_s = trial.counts, trial.duration_s(last_s - first_s)
         workers = len(trial.ns_of)
         latency = summary_us(trial.buckets(LATENCY))
         lag = summary_us(trial.buckets(LAG))
@@ -193,6 +207,7 @@ class Record:
             "service_latency_us": summary_us(trial.buckets(SERVICE)),
             "rejected_latency_us": summary_us(trial.buckets(REJECTION)),
             "send_lag_us": {name: lag[name] for name in ("p50", "p99", "max")},
+            "client_cpu": trial.cpu_s * per_s,
             "by_class": self._by_class(trial),
             "latency_quantiles": _quantiles(trial.buckets(LATENCY)),
         }

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,13 @@ def _set_up(environment: Environment) -> None:
     assert options is not None
     if not isinstance(environment.runner, MasterRunner):
         Bridge.of = Bridge(environment, options.allow_remote)
-    if isinstance(environment.runner, WorkerRunner):
-        return  # what to do comes from the master
+    if not isinstance(environment.runner, WorkerRunner):  # to one, what to do comes from its master
+        _lead(environment, options)
+    if Bridge.of is not None:
+        Bridge.of.begin_reporting()
+
+
+def _lead(environment: Environment, options: Namespace) -> None:
     named = options.user_classes or options.class_picker
     if EngineUser in environment.user_classes and not named:
         environment.user_classes = [EngineUser]

@@ -33,7 +33,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Draws arrivals and requests.")  # fmt: skip  # noqa: E501
 @click.option("--spin", is_flag=True, help="Workers never sleep: for machines with a core for each.")  # fmt: skip  # noqa: E501
 @click.option("--web", "web_port", type=click.IntRange(1, 65535), metavar="PORT", help="Show Locust's web page at this port of 127.0.0.1, and start the run there.")  # fmt: skip  # noqa: E501
-@click.option("--admin", default="", metavar="URL", help="The server's admin port, for the page's tab Stages.")  # fmt: skip  # noqa: E501
+@click.option("--admin", default="", metavar="URL", help="The server's admin port: for its columns in trials.csv, and the page's tab Stages.")  # fmt: skip  # noqa: E501
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="--master: begin when so many are there.")  # fmt: skip  # noqa: E501
 @click.option("--bind", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="--master: where workers connect.")  # fmt: skip  # noqa: E501
 @click.option("--master-host", default="127.0.0.1", show_default=True, metavar="HOST", help="--worker: where the master is.")  # fmt: skip  # noqa: E501
@@ -73,11 +73,13 @@ def swarm(
     from sedabench import swarm as swarms
     from sedabench.progress import standard_output
     from sedabench.results import new_folder_path
+    from sedabench.swarm_server import ServerWatch
 
     if (role is None) == (local is None):
         raise UserError("give one of --local N, --master and --worker; see sedabench swarm --help")
-    for name, address in (("--bind", bind), ("--master-host", master_host)):
-        if not allow_remote and not _is_loopback(address):
+    admin = ServerWatch(settings["admin"]).host
+    for name, address in (("--bind", bind), ("--master-host", master_host), ("--admin", admin)):
+        if not allow_remote and address and not _is_loopback(address):
             raise UserError(f"{name} {address} is not this machine; give --allow-remote if you may")
     if role == "worker":
         sys.exit(swarms.work(master_host, port, allow_remote=allow_remote, wait_s=wait_s))
@@ -89,11 +91,14 @@ def swarm(
         web_port=web_port,
     )  # fmt: skip
     folder = out or new_folder_path(Path("results"), swarms.NAME)
-    run = swarms.conduct(config, where, folder, lambda text: click.echo(text, err=True))
-    swarms.show(run, standard_output())
-    for path in swarms.draw(run):
-        click.echo(path)
-    click.echo(folder)
+    runs = swarms.conduct(config, where, folder, lambda text: click.echo(text, err=True))
+    for run in runs:
+        swarms.show(run, standard_output())
+        for path in swarms.draw(run):
+            click.echo(path)
+        click.echo(run.path)
+    if runs[-1].manifest["status"] != "complete":
+        raise UserError(f"it ended early; what was measured until then is in {runs[-1].path}")
 
 
 def _is_loopback(address: str) -> bool:

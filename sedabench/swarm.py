@@ -1,9 +1,9 @@
 """A swarm: Locust's master and workers as processes, and the run folder of what they measured.
 
 The master is `locust -f loadgen/locustfile.py --master`; it keeps what was
-measured in a file of JSON, rewritten every two seconds.  This module starts
-it, and with `--local N` its workers too, waits, and turns that file into a run
-folder.  Whatever ends the master, what the file says is kept.
+measured in a file of JSON, rewritten every second.  This module starts it, and
+with `--local N` its workers too, and has each version of that file made into
+the run folder (`swarm_folder.py`).  Whatever ends, what was measured is kept.
 
 This is also the experiment `swarm` for everything that reads run folders:
 `draw` and `show` at the end.
@@ -18,39 +18,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sedabench import http_columns, machine, plots
+from sedabench import plots
 from sedabench.errors import UserError, one_line
 from sedabench.process import Child, before_exec
-from sedabench.results import (
-    Column,
-    Run,
-    RunWriter,
-    Value,
-    check_new_folder,
-    load_run,
-    utc_now,
-    write_atomically,
-)
+from sedabench.results import Run, check_new_folder, load_run
+from sedabench.swarm_folder import TIMELINE, SwarmFolder
+from sedabench.swarm_server import ServerWatch
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 NAME = "swarm"
 SUMMARY = "one load from many machines, through Locust's master and workers"
-
-TIMELINE = "timeline.json"
-
-COLUMNS = (
-    *http_columns.COLUMNS,
-    Column("workers", "int", "", "workers whose engine took part in the trial"),
-    Column("asked_rps", "float", "1/s", "the rate times the load, the mean over the trial"),
-)
 
 POLL_S = 0.2
 
@@ -177,39 +162,70 @@ class Where:
 Say = Callable[[str], None]
 
 
-def conduct(config: Swarm, where: Where, out: Path, say: Say) -> Run:
-    """Run a swarm and keep what it measured in the folder `out`.
+def conduct(config: Swarm, where: Where, out: Path, say: Say) -> list[Run]:
+    """Run a swarm and keep what it measured in the folder `out`, as it goes.
+
+    Returns the run; with the web page there may be several, in `out`, `out-2`, ...
 
     Raises:
         UserError: it could not begin; `out` is not new or empty.
     """
     check_new_folder(out)
     _check_free(where)
-    plan = [{"trial": number, "phase": _phase(config)} for number in range(config.trials)]
-    manifest = {
-        "experiment": NAME, "status": "running", "started_utc": utc_now(), "ended_utc": None,
-        "parameters": {**asdict(config), "servers": [_server(config)], "workers": where.workers},
-        "seed": config.seed, "command": machine.command_line(), "warnings": [], "resumed": [],
-        "versions": machine.versions(), "git": machine.git_state(), "machine": machine.facts(),
-        "machines": {}, "plan": plan,
-    }  # fmt: skip
+    watch = ServerWatch(config.admin)
+    keep = _Keeper(config, where.workers, out, watch)
     with tempfile.TemporaryDirectory(prefix="sedabench-swarm-") as scratch:
-        record = Path(scratch) / "record.json"
-        ended = _run(config, where, record, say)
-        said = json.loads(record.read_text()) if record.exists() else None
-    if said is None or (not said["trials"] and said["error"]):
-        raise UserError(said["error"] if said else f"the master {ended}")
-    with RunWriter.create(out, manifest, COLUMNS) as writer:
-        for trial in said["trials"][: len(plan)]:
-            row, raw = _row(config, trial, said, manifest)
-            writer.add(row, raw)
-        write_atomically(out / TIMELINE, json.dumps(said["timeline"]).encode())
-        writer.update(
-            status="complete" if said["status"] == "complete" else "interrupted",
-            ended_utc=utc_now(), machines=said["workers"],
-            warnings=[*said["warnings"], *([said["error"]] if said["error"] else [])],
-        )  # fmt: skip
-    return load_run(out)
+        keep.record = Path(scratch) / "record.json"
+        ended = _run(config, where, keep, say)
+        keep.look(ended)
+    if not keep.folders:
+        raise UserError(keep.error or f"the master {ended}")
+    return [load_run(folder) for folder in keep.folders]
+
+
+class _Keeper:
+    """Looks at the master's file, and has a folder for each run that it tells of."""
+
+    record: Path
+
+    def __init__(self, config: Swarm, workers: int, out: Path, watch: ServerWatch) -> None:
+        self.config, self.workers, self.out, self.watch = config, workers, out, watch
+        self.folders: list[Path] = []
+        self.error = ""
+        self._version = 0
+        self._folder: SwarmFolder | None = None
+        self._said: dict[str, Any] = {}
+
+    def look(self, ended: str = "") -> None:
+        """`ended`: how the master did, at the last look."""
+        self.watch.look()
+        try:
+            version = self.record.stat().st_mtime_ns
+        except FileNotFoundError:
+            return
+        if version == self._version and not ended:
+            return
+        self._version = version
+        said = json.loads(self.record.read_text())
+        self.error = said["error"]
+        if self._folder is not None and said["run"] != self._said["run"]:
+            self._close("it was started again")
+        if said["trials"]:
+            if self._folder is None:
+                number = len(self.folders) + 1
+                path = self.out if number == 1 else self.out.with_name(f"{self.out.name}-{number}")
+                self._folder = SwarmFolder(path, self.config, self.workers, self.watch, said)
+                self.folders.append(path)
+            self._folder.take(said)
+            self._said = said
+        if ended:
+            self._close(f"the master {ended}")
+
+    def _close(self, why: str) -> None:
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.take(self._said, why)
+            folder.close()
 
 
 def _check_free(where: Where) -> None:
@@ -227,12 +243,13 @@ def _check_free(where: Where) -> None:
                 ) from None
 
 
-def _run(config: Swarm, where: Where, record: Path, say: Say) -> str:
+def _run(config: Swarm, where: Where, keep: _Keeper, say: Say) -> str:
     """Until the master ends; how it did, in words."""
     command = [
         *locust_command(), "EngineUser", "--master", "--expect-workers", f"{where.workers}",
         "--master-bind-host", where.bind, "--master-bind-port", f"{where.port}",
-        "--loglevel", "WARNING", "--only-summary", "--record", f"{record}", *config.arguments(),
+        "--loglevel", "WARNING", "--only-summary", "--record", f"{keep.record}",
+        *config.arguments(),
     ]  # fmt: skip
     if where.web_port is None:
         command.append("--headless")
@@ -259,54 +276,16 @@ def _run(config: Swarm, where: Where, record: Path, say: Say) -> str:
                     if child.returncode not in (None, 0) and child not in gone:
                         gone.add(child)
                         say(f"{child.name} (process {child.pid}) ended; the others go on")
-                if workers and len(gone) == len(workers) and not record.exists():
+                if workers and len(gone) == len(workers) and not keep.folders:
                     raise UserError("all workers ended before anything was measured")
+                keep.look()
                 time.sleep(POLL_S)
         except KeyboardInterrupt:
             master.stop(STOP_S)
-            if not record.exists():
+            keep.look()
+            if not keep.folders:
                 raise
         return f"ended with exit status {master.stop(STOP_S)}"
-
-
-def _phase(config: Swarm) -> str:
-    return {"overload": "sweep", "spike": "spike"}.get(config.shape, "steady")
-
-
-def _server(config: Swarm) -> dict[str, Any]:
-    return {"label": config.target, "architecture": "external", "options": []}
-
-
-def _row(
-    config: Swarm, trial: Mapping[str, Any], said: Mapping[str, Any], manifest: Mapping[str, Any]
-) -> tuple[dict[str, Value], dict[str, Any]]:
-    result = {**trial["result"], "timeline": _part(said["timeline"], trial)}
-    row: dict[str, Value] = dict.fromkeys(column.name for column in COLUMNS)
-    row.update(http_columns.of_result(result))
-    row.update(
-        trial=trial["trial"], block=0, phase=trial["phase"], server=config.target,
-        architecture="external", server_options="", workload=config.mix or "path",
-        load=trial["load"], connections=result["connections"], workers=result["workers"],
-        asked_rps=result["rate"], started_utc=str(manifest["started_utc"]),
-        warmup_s=config.warmup, valid=result["valid"],
-        invalid_reason=" | ".join(result["invalid_reasons"]),
-        warnings=" | ".join(result["warnings"]), server_errors="",
-        load_1m=manifest["machine"]["load_average"][0],
-    )  # fmt: skip
-    raw = {"server": _server(config), "snapshots": None, "result": result, "server_timeline": None}
-    return row, raw
-
-
-def _part(timeline: Mapping[str, Any], trial: Mapping[str, Any]) -> dict[str, Any]:
-    """The trial's bins, and their times from its begin."""
-    width_s = timeline["bin_s"]
-    first = round(trial["begin_s"] / width_s)
-    last = max(first + 1, round(trial["end_s"] / width_s))
-    part = {
-        name: values[first:last] if isinstance(values, list) else values
-        for name, values in timeline.items()
-    }
-    return part | {"t_s": [round(n * width_s, 3) for n in range(len(part["t_s"]))]}
 
 
 # -- the experiment, for those who read run folders ---------------------------------------

@@ -41,6 +41,7 @@ def headless(tmp_path: Path, *arguments: str) -> tuple[dict[str, dict[str, str]]
         [*LOCUST, "--headless", "--only-summary", "--csv", f"{tmp_path / 'out'}", *arguments],
         capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
+    assert "Unknown message" not in done.stderr + done.stdout
     with (tmp_path / "out_stats.csv").open() as file:
         rows = {f"{row['Type']} {row['Name']}".strip(): row for row in csv.DictReader(file)}
     return rows, done.returncode

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loadgen.engine_process import COUNTS
+from loadgen.engine_process import COUNTS, Engine
+from loadgen.engine_settings import Settings
+from loadgen.http_connections import Connection
 from loadgen.http_run import OUTCOMES
 
 DEADLINE_S = 30.0
@@ -125,6 +130,30 @@ def test_a_server_that_dies_and_comes_back_costs_what_was_asked_meanwhile() -> N
             assert engine.finish() == 0
     for counts in engine.trials.values():
         assert accounted(counts) == counts["scheduled"]
+
+
+def test_a_reply_whose_head_is_known_takes_the_short_way() -> None:
+    with server() as (_, port), Path(os.devnull).open("w") as nowhere:
+        settings = Settings(f"http://127.0.0.1:{port}/healthz", connections=4, arrivals="constant")
+        orders, pen = os.pipe()
+        engine = Engine(settings, settings.config(), orders, nowhere)
+        long_ways: list[bytes] = []
+        piece = engine.connections.piece
+
+        def counted(connection: Connection, data: bytes) -> None:
+            long_ways.append(data)
+            piece(connection, data)
+
+        engine.connections.piece = counted  # type: ignore[method-assign]
+        os.write(pen, b'{"rate": 200, "trial": 0}\n')
+        stop = threading.Timer(0.7, os.write, (pen, b'{"stop": true}\n'))
+        stop.start()
+        engine.run()
+        stop.join()
+        os.close(pen)
+        os.close(orders)
+    assert engine.settled > 50
+    assert len(long_ways) <= 4 * 3  # each connection's first, and once a second a new Date
 
 
 def test_it_ends_when_nobody_holds_its_standard_input_any_more() -> None:
