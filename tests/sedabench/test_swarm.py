@@ -219,17 +219,16 @@ def children(pid: int) -> list[int]:
 @pytest.mark.slow
 def test_a_server_killed_in_the_middle_costs_requests_and_not_the_run(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with server() as (target, at, admin):
-        with running(
-            "swarm", "--local", "2", "--port", f"{free_port()}", "--out", f"{out}",
-            "--target", f"http://127.0.0.1:{at}/healthz", "--rate", "200", "--duration", "4",
-            "--warmup", "0", "--timeout", "0.5", "--connections", "4",
-            "--admin", f"http://127.0.0.1:{admin}",
-        ) as master:  # fmt: skip
-            begun(out, 200)
-            kill(target)
-            status, _, errors = finished(master)
-            assert status == 0, errors
+    with server() as (target, at, admin), running(
+        "swarm", "--local", "2", "--port", f"{free_port()}", "--out", f"{out}",
+        "--target", f"http://127.0.0.1:{at}/healthz", "--rate", "200", "--duration", "4",
+        "--warmup", "0", "--timeout", "0.5", "--connections", "4",
+        "--admin", f"http://127.0.0.1:{admin}",
+    ) as master:  # fmt: skip
+        begun(out, 200)
+        kill(target)
+        status, _, errors = finished(master)
+        assert status == 0, errors
     (trial,) = load_run(out).trials.to_dict("records")
     failed = trial["connection_errors"] + trial["never_sent"] + trial["timeouts"]
     assert trial["answered"] > 0
