@@ -202,6 +202,10 @@ class _Load:
                 next_tick_ns = self._tick(now, all_sent=i == count)
                 if not next_tick_ns:
                     return
+                if not free:  # pass over now what a connection would find too late when it comes
+                    while now - due_ns > timeout_ns:
+                        i += 1
+                        due_ns = scheduled[i] if i < count else FOREVER_NS
             if closed:
                 connections.reopen(1)
             elif not spin:
