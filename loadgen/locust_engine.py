@@ -37,7 +37,7 @@ from locust.stats import StatsEntry, StatsError
 from loadgen import locust_options
 from loadgen.engine_process import LATENCY
 from loadgen.http_run import OUTCOMES
-from loadgen.locust_histogram import us_of
+from loadgen.locust_histogram import ms_of, unpacked
 from loadgen.target import LoadError
 
 log = logging.getLogger("sedabench")
@@ -213,6 +213,7 @@ class Bridge:
             self._fail(message["message"])
             self.engine = None
         else:
+            message["cells"] = unpacked(message["cells"], 5)
             fold(self.environment, self._classes, message)
             self._news.append(message | {"at_s": time.monotonic()})
 
@@ -252,7 +253,7 @@ def fold(environment: Environment, classes: list[tuple[str, str]], report: dict[
     times: dict[int, Counter[float]] = {}
     for _, kind, which, bucket, number in report["cells"]:
         if kind == LATENCY:
-            times.setdefault(which, Counter())[us_of(bucket) / 1e3] += number
+            times.setdefault(which, Counter())[ms_of(bucket)] += number
     failures: Counter[str] = Counter()
     for counts in report["trials"].values():
         for outcome in OUTCOMES[1:]:

@@ -12,6 +12,7 @@ its percentiles are as exact as ours.  No Locust in this file.
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping
 
@@ -34,10 +35,28 @@ def us_of(bucket: int) -> float:
     return float(f"{math.exp(bucket * WIDTH):.6g}")
 
 
+def ms_of(bucket: int) -> float:
+    """The same in ms, without a tail of digits where Locust prints it."""
+    return float(f"{math.exp(bucket * WIDTH) / 1e3:.6g}")
+
+
 def bucket_ms(response_time_ms: float) -> float:
     """What Locust is to keep of a response time, in ms."""
     exponent = math.log(max(response_time_ms * 1e3, 1.0)) / WIDTH
-    return us_of(min(round(exponent), BUCKETS - 1)) / 1e3
+    return ms_of(min(round(exponent), BUCKETS - 1))
+
+
+def packed(rows: npt.NDArray[np.int64]) -> str:
+    """Rows of numbers under 2**31 as text.  As JSON, 1500 rows of five take 5 ms."""
+    return base64.b64encode(rows.astype("<i4").tobytes()).decode()
+
+
+def unpacked(text: str, columns: int) -> list[list[int]]:
+    """The rows again."""
+    found: list[list[int]] = (
+        np.frombuffer(base64.b64decode(text), "<i4").reshape(-1, columns).tolist()
+    )
+    return found
 
 
 def percentile_us(counts: Mapping[int, int], share: float) -> float | None:

@@ -66,7 +66,7 @@ def rows(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
     """A row a stage, from two answers of `/stats`; one for the server if it has no stages."""
     elapsed_s = max(1e-9, (now["time_ns"] - before["time_ns"]) / 1e9)
     admission = now.get("admission")
-    said = "" if not admission else ", ".join(f"{k} {v}" for k, v in admission.items())
+    said = ", ".join(f"{name} {_short(value)}" for name, value in (admission or {}).items())
     found = [
         {
             "stage": f"{now['architecture']}: all",
@@ -96,6 +96,12 @@ def rows(before: dict[str, Any], now: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _wait_us(past: dict[str, Any], stage: dict[str, Any], events: int) -> int | str:

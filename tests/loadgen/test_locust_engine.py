@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from loadgen.engine_process import COUNTS, Engine
+from loadgen.engine_process import COUNTS, LATENCY, Engine
 from loadgen.engine_settings import Settings
 from loadgen.http_connections import Connection
 from loadgen.http_run import OUTCOMES
+from loadgen.locust_histogram import unpacked
 
 DEADLINE_S = 30.0
 
@@ -62,7 +63,8 @@ class Driven:
         self.last = json.loads(line) if line else {"event": "end"}
         for trial, counts in self.last.get("trials", {}).items():
             self.trials.setdefault(trial, Counter()).update(counts)
-        self.latencies += sum(cell[4] for cell in self.last.get("cells", ()) if cell[1] == 0)
+        cells = unpacked(self.last.get("cells", ""), 5)
+        self.latencies += sum(number for _, kind, _, _, number in cells if kind == LATENCY)
         return self.last
 
     def until(self, trial: str, name: str, count: int) -> None:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from loadgen import locust_plan
 from loadgen.engine_arrivals import Arrivals
 from loadgen.engine_process import COUNTS, SLICE_NS
-from loadgen.locust_histogram import bucket_ms, buckets_of, percentile_us, summary_us, us_of
+from loadgen.locust_histogram import (
+    bucket_ms,
+    buckets_of,
+    packed,
+    percentile_us,
+    summary_us,
+    unpacked,
+    us_of,
+)
 from loadgen.locust_plan import Step, step_at
 from loadgen.locust_record import BIN_S, Record
 from loadgen.target import LoadError
@@ -39,6 +47,12 @@ def test_percentiles_are_those_of_the_latencies_to_half_a_percent(latencies: lis
     for share in (0.5, 0.9, 0.99, 1.0):
         nearest = sorted(latencies)[math.ceil(share * len(latencies)) - 1] / 1e3
         assert percentile_us(buckets, share) == pytest.approx(nearest, rel=0.0051)
+
+
+@given(st.lists(st.tuples(st.integers(-1, 100), st.integers(0, 2**31 - 1)), max_size=20))
+def test_rows_come_out_of_a_report_as_they_went_in(rows: list[tuple[int, int]]) -> None:
+    there = packed(np.array(rows, np.int64).reshape(-1, 2))
+    assert unpacked(there, 2) == [list(row) for row in rows]
 
 
 def test_without_a_latency_there_is_no_percentile() -> None:
