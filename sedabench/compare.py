@@ -67,6 +67,7 @@ QUESTIONS: Mapping[str, Question] = {
     "overload": Question(
         ("load",), ("goodput_rps", "latency_p99_us"), "workload", "offered_rps", "sweep"
     ),
+    "swarm": Question(("load",), ("goodput_rps", "latency_p99_us"), "workload", "offered_rps"),
 }
 
 OFFERED_APART = 0.05

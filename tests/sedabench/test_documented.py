@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sedabench import swarm
+from sedabench import swarm_folder
 from sedabench.results import Column
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +15,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "examples" / "README.md"])
 
 
-@pytest.mark.parametrize("column", swarm.COLUMNS, ids=lambda column: column.name)
+@pytest.mark.parametrize("column", swarm_folder.COLUMNS, ids=lambda column: column.name)
 def test_every_column_of_a_swarm_is_documented(column: Column) -> None:
     """Those of the other experiments: tests/sedabench/test_results.py."""
     text = (DOCS / "measurement.md").read_text()
