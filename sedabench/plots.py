@@ -12,6 +12,7 @@ printer; a filled point is a valid trial, a hollow one is not.
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,10 +112,14 @@ def figure1(run: Run) -> Figure:
     levels = sorted({cell.connections for cell in summaries})
     titles = {s["label"]: title_of(s) for s in run.manifest["parameters"]["servers"]}
     handles: list[Any] = []
-    for index, server in enumerate(servers_of(run)):
+    present = servers_of(run)
+    kinds = {s["label"]: s["architecture"] for s in run.manifest["parameters"]["servers"]}
+    indexes = slots([(server, kinds[server]) for server in present])
+    for place, server in enumerate(present):
         mine = [cell for cell in summaries if cell.server == server]
         trials = run.trials[run.trials["server"] == server]
-        handles.append(_draw_server(axes, index, titles[server], mine, trials))
+        shift = 2 ** ((place - (len(present) - 1) / 2) * _SHIFT_OCTAVES)
+        handles.append(_draw_server(axes, indexes[server], shift, titles[server], mine, trials))
     _paper_mark(axes, levels)
     _dress(axes, levels)
     few = all(c.bandwidth_bps is None or c.bandwidth_bps.kind == "range" for c in summaries)
@@ -183,24 +188,22 @@ def _of_overload(module: str, name: str, run: Run) -> Figure | None:
 
 
 def _draw_server(
-    axes: Axes, index: int, title: str, summaries: list[Any], trials: pd.DataFrame
+    axes: Axes, index: int, shift: float, title: str, summaries: list[Any], trials: pd.DataFrame
 ) -> Any:
-    """Band, median line and points; return the entry for the legend."""
+    """Band and median line, broken where no trial is valid, and points; return the legend's entry.
+
+    Points stand at `shift` times their level, so that equal values do not hide each other.
+    """
     from matplotlib.lines import Line2D
 
     colour, marker, line = marks(index)
-    measured = [cell for cell in summaries if cell.bandwidth_bps is not None]
-    x = [cell.connections for cell in measured]
-    band = [cell.bandwidth_bps for cell in measured]
-    axes.fill_between(
-        x, [b.low / 1e9 for b in band], [b.high / 1e9 for b in band],
-        color=colour, alpha=0.16, linewidth=0, zorder=1,
-    )  # fmt: skip
-    axes.plot(
-        x, [b.value / 1e9 for b in band], color=colour, linestyle=line, linewidth=1.8, zorder=3
-    )  # fmt: skip
-    # Servers side by side within a level: equal values must not hide each other.
-    shift = 2 ** ((index - 1) * _SHIFT_OCTAVES)
+    x = [cell.connections for cell in summaries]
+    low, value, high = (
+        [getattr(b, name) / 1e9 if (b := cell.bandwidth_bps) else math.nan for cell in summaries]
+        for name in ("low", "value", "high")
+    )
+    axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)
+    axes.plot(x, value, color=colour, linestyle=line, linewidth=1.8, zorder=3)
     for valid in (True, False):
         some = trials[(trials["valid"] == valid) & trials["bandwidth_bps"].notna()]
         axes.plot(

@@ -62,6 +62,13 @@ function padded([low, high], axis, room) {
   return [bottom, top + (top - bottom || 1) * 0.04];
 }
 
+/* Where values follow each other without a gap: lists of their indexes, two at least. */
+function runs(values) {
+  const found = [[]];
+  values.forEach((v, i) => v === null ? found.push([]) : found.at(-1).push(i));
+  return found.filter(at => at.length > 1);
+}
+
 /* A path through points, broken where a value is missing. */
 function path(xs, ys, sx, sy, step) {
   let d = "", pen = "M", before = 0;

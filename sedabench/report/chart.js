@@ -107,10 +107,11 @@ function Plot(holder, panel, figure, id) {
   function curve(inside, s) {
     const group = add(inside, "g", {class: `s${slots[s.key].slot % 8}`});
     const line = path(s.x, s.y, sx, sy, s.style === "step");
-    if (s.low.length > 1) {
-      const back = s.x.map((x, i) => `L${sx.at(x).toFixed(1)} ${sy.at(s.low[i]).toFixed(1)}`).reverse().join("");
-      add(group, "path", {class: "band", d: path(s.x, s.high, sx, sy) + back + "z"});
-    }
+    const band = runs(s.low).map(at => {
+      const x = at.map(i => s.x[i]), high = at.map(i => s.high[i]), low = at.map(i => s.low[i]);
+      return path(x, high, sx, sy) + path(x.reverse(), low.reverse(), sx, sy).replace("M", "L") + "z";
+    });
+    if (band.length) add(group, "path", {class: "band", d: band.join("")});
     if (s.style === "area" && s.x.length)
       add(group, "path", {class: "area", d: `${line}L${sx.at(s.x.at(-1))} ${sy.at(0)}L${sx.at(s.x[0])} ${sy.at(0)}z`});
     else add(group, "path", {class: "line", d: line, "stroke-dasharray": DASHES[slots[s.key].dashes % 7]});
@@ -140,7 +141,7 @@ function Plot(holder, panel, figure, id) {
       element(row, "th", slots[s.key].marker ? s.key : slots[s.key].title);   // a server's title is long
       element(row, "td", i < 0 ? "–" : number(s.y[i]), "n");
       if (!curves) continue;
-      const limits = i < 0 || s.valid[i] < 2 ? "" : `[${number(s.low[i])}, ${number(s.high[i])}]${s.ranged[i] ? "*" : ""}`;
+      const limits = i < 0 || s.y[i] === null || s.valid[i] < 2 ? "" : `[${number(s.low[i])}, ${number(s.high[i])}]${s.ranged[i] ? "*" : ""}`;
       starred ||= limits.endsWith("*");
       element(row, "td", limits, "n");
       const all = s.points.filter(p => p.x === x).length;

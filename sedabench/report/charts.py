@@ -51,13 +51,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: all lists as long as `x`, or empty.  `style`: line, step or area."""
+    """One curve: all lists as long as `x`, or empty.  `style`: line, step or area.
+
+    Where `y` is None no trial was valid: there curve and band are broken.
+    """
 
     key: str
     x: list[float]
     y: list[Number]
-    low: list[float] = field(default_factory=list)
-    high: list[float] = field(default_factory=list)
+    low: list[Number] = field(default_factory=list)
+    high: list[Number] = field(default_factory=list)
     valid: list[int] = field(default_factory=list)
     trials: list[int] = field(default_factory=list)
     ranged: list[bool] = field(default_factory=list)
@@ -162,8 +165,9 @@ def series(
     for value, cell in sorted(mine.groupby(mine[level].astype(float).round(6)), key=lambda v: v[0]):
         kept = cell[cell["valid"]][column].dropna()
         interval = median(kept.to_numpy(float)) if len(kept) else None
-        if interval is not None and not (log and interval.low <= 0):
-            _append(made, float(value), interval, factor, len(kept), len(cell))
+        if interval is not None and log and interval.low <= 0:
+            interval = None
+        _append(made, float(value), interval, factor, len(kept), len(cell))
     rows = mine[mine[column].notna()]
     reasons = rows.get("invalid_reason", [""] * len(rows))
     for x, y, valid, trial, reason in zip(
@@ -177,13 +181,12 @@ def series(
 
 
 def _append(
-    made: Series, x: float, interval: Interval, factor: float, valid: int, trials: int
+    made: Series, x: float, interval: Interval | None, factor: float, valid: int, trials: int
 ) -> None:
     made.x.append(rounded(x))
-    made.y.append(rounded(interval.value * factor))
-    made.low.append(rounded(interval.low * factor))
-    made.high.append(rounded(interval.high * factor))
-    made.ranged.append(interval.kind == "range")
+    for name, values in (("value", made.y), ("low", made.low), ("high", made.high)):
+        values.append(None if interval is None else rounded(getattr(interval, name) * factor))
+    made.ranged.append(interval is not None and interval.kind == "range")
     made.valid.append(valid)
     made.trials.append(trials)
 
@@ -201,7 +204,7 @@ def curves(
             series(trials, server.label, level, column, factor, log=y.log)
             for server in servers(run)
         )
-        some = tuple(one for one in found if one.x or one.points)
+        some = tuple(one for one in found if any(y is not None for y in one.y) or one.points)
         if some:
             panels.append(Panel(title, x, y, some, marks))
     return tuple(panels)

@@ -122,7 +122,7 @@ def _distribution(run: Run, server: str, trials: Sequence[int]) -> Series | None
         [rounded(value) for value in line]
         for line in (grid, np.median(rows, axis=0), rows.min(axis=0), rows.max(axis=0))
     )
-    return Series(server, x, [*y], low, high, n, n, [True] * len(grid))
+    return Series(server, x, [*y], [*low], [*high], n, n, [True] * len(grid))
 
 
 def _quantiles(run: Run, trial: int) -> tuple[Any, Any] | None:

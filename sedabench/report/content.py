@@ -121,7 +121,7 @@ def section(run: Run, number: int) -> Section:
             *_as_named(deep["sysctls"]),
         ),
         versions=_as_named(manifest.get("versions") or {}),
-        again=_again(run, command),
+        again=_again(run, command, number),
         code=_code(manifest.get("git")),
         rest=json.dumps(rest, indent=1) if rest else "",
     )
@@ -258,6 +258,8 @@ def _medians(panel: Panel) -> Medians:
 
 
 def _median(one: Any, at: int) -> str:
+    if one.y[at] is None:
+        return NOTHING
     value = number(one.y[at])
     if one.valid[at] == 1:
         return value
@@ -298,15 +300,21 @@ def _code(git: Mapping[str, Any] | None) -> str:
     return f"{git['commit']}{changed}"
 
 
-def _again(run: Run, command: Sequence[str]) -> tuple[str, ...]:
-    """Commands, in order, that measure the same again and compare."""
+def _again(run: Run, command: Sequence[str], number: int) -> tuple[str, ...]:
+    """Commands, in order, that measure the same again and compare.
+
+    A run that a script or a resumed suite made has no command that makes it alone.
+    """
     commit = str((run.manifest.get("git") or {}).get("commit") or "")
     lines = [f"git checkout {shlex.quote(commit)}", "make setup"] if commit else []
-    if command:
-        words = ["sedabench", *_without_out(command[1:]), "--out", "results/again"]
-        lines += [shlex.join(words)]
+    name, *words = command or ("",)
+    if name == "sedabench" and "--resume" not in words:
+        suite = any(word.endswith(".toml") for word in words[1:2])
+        out = "results/again" if suite or number == 1 else f"results/again-{number}"
+        lines.append(shlex.join([name, *_without_out(words), "--out", out]))
         if run.manifest["experiment"] in QUESTIONS:
-            lines.append(shlex.join(["sedabench", "compare", str(run.path), "results/again"]))
+            again = f"{out}/{run.path.name}" if suite else out
+            lines.append(shlex.join([name, "compare", str(run.path), again]))
     return tuple(one_line(line) for line in lines)
 
 
