@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from typing import Any
 from sedabench.errors import UserError, one_line
 from sedabench.raw_trials import damage_is_named
 from sedabench.report.content import Section, section, visible
-from sedabench.results import MANIFEST, Run, load_run, runs_inside, write_atomically
+from sedabench.results import MANIFEST, TRIALS, Run, load_run, runs_inside, write_atomically
 
 DEFAULT_NAME = "report.html"
 GENERATOR = "sedabench report"
@@ -73,8 +74,17 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _runs_of(folder: Path) -> list[Path]:
-    """The folder itself, or the runs in it if it is a suite's."""
-    return [folder] if (folder / MANIFEST).exists() else runs_inside(folder) or [folder]
+    """The folder itself, or the runs in it if it is a suite's.
+
+    Raises:
+        UserError: it is a folder of something else.
+    """
+    if (folder / MANIFEST).exists():
+        return [folder]
+    inside = runs_inside(folder)
+    if not inside and folder.is_dir() and not (folder / TRIALS).exists():
+        raise UserError(f"{folder} is not a run folder; name a folder that `run` made")
+    return inside or [folder]
 
 
 def check_reportable(run: Run) -> None:
@@ -89,9 +99,10 @@ def check_reportable(run: Run) -> None:
         )
     if not run.trials["valid"].any():
         why = ""
-        if "invalid_reason" in run.trials:
-            reason, count = next(iter(run.trials["invalid_reason"].value_counts().items()))
-            why = f" (most often, {count} of {len(run.trials)}: {visible(one_line(str(reason)))})"
+        given = run.trials.get("invalid_reason", ())
+        counted = Counter(str(reason) for reason in given if reason)
+        for reason, count in counted.most_common(1):
+            why = f" (most often, {count} of {len(run.trials)}: {visible(one_line(reason))})"
         raise UserError(
             f"{run.path} has no valid trial to report on{why}; its {len(run.trials)} trials "
             f"are kept in {run.path / 'trials.csv'}"
@@ -104,12 +115,16 @@ def check_out(out: Path) -> None:
     Raises:
         UserError: it is something else, or its folder does not exist.
     """
+    if str(out) == "-":
+        raise UserError("a page is a file of its own; name one with --out, page.html perhaps")
     if out.is_dir():
         raise UserError(f"{out} is a folder; name a file with --out, {out / DEFAULT_NAME} perhaps")
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is not a folder; make it, or name another file with --out")
     if not out.exists() and not out.is_symlink():
         return
+    if out.exists() and not out.is_file():
+        raise UserError(f"{out} is no file that can be replaced; name another with --out")
     try:
         with out.open("rb") as file:
             ours = f'content="{GENERATOR}'.encode() in file.read(_HEAD_BYTES)

@@ -206,7 +206,9 @@ def _latencies(one: Spike, slo_ms: float) -> Panel:
     if found is not None and found.seconds is None:
         note = f"not recovered within the {found.observed_s:.1f} s that were left"
     elif found is not None and found.seconds is not None:
-        note = f"recovered {found.seconds:.1f} s after the spike"
+        note = "recovered at once, in the first bin after the spike"
+        if found.seconds >= 0.05:
+            note = f"recovered {found.seconds:.1f} s after the spike"
     marks = (*_shaded(one), Mark(f"SLO {slo_ms:g} ms", y=slo_ms))
     return Panel(f"{_named(one)}: latency", _SECONDS, MILLISECONDS, drawn, marks, note)
 

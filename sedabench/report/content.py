@@ -78,6 +78,7 @@ class Section:
     versions: tuple[Fact, ...]
     again: tuple[str, ...]
     code: str
+    changed: bool
     rest: str
 
 
@@ -87,6 +88,7 @@ def section(run: Run, number: int) -> Section:
     parameters: dict[str, Any] = manifest["parameters"]
     machine: dict[str, Any] = dict(manifest.get("machine") or {})
     deep = {k: machine.pop(k, None) or {} for k in ("limits", "sysctls")}
+    git = dict(manifest.get("git") or {})
     columns = columns_of(run)
     valid = run.trials["valid"]
     command = [str(word) for word in manifest.get("command") or ()]
@@ -95,7 +97,7 @@ def section(run: Run, number: int) -> Section:
         id=f"run{number}",
         experiment=manifest["experiment"],
         question=_question(manifest["experiment"]),
-        path=str(run.path),
+        path=_path(run),
         started=str(manifest.get("started_utc") or ""),
         status=_status(run),
         tiles=_tiles(run),
@@ -122,7 +124,8 @@ def section(run: Run, number: int) -> Section:
         ),
         versions=_as_named(manifest.get("versions") or {}),
         again=_again(run, command, number),
-        code=_code(manifest.get("git")),
+        code=str(git.get("commit") or ""),
+        changed=bool(git.get("dirty")),
         rest=json.dumps(rest, indent=1) if rest else "",
     )
 
@@ -130,6 +133,11 @@ def section(run: Run, number: int) -> Section:
 def visible(text: str) -> str:
     """`text` without what a reader cannot see: controls, marks of direction, half characters."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def _path(run: Run) -> str:
+    """As it was named; the folder's own name where that says nothing, as of "."."""
+    return str(run.path) if run.path.name not in ("", "..") else run.path.resolve().name
 
 
 def _question(experiment: str) -> str:
@@ -293,20 +301,13 @@ def _programs(manifest: Mapping[str, Any]) -> tuple[Fact, ...]:
     return tuple(told)
 
 
-def _code(git: Mapping[str, Any] | None) -> str:
-    if not git or not git.get("commit"):
-        return ""
-    changed = " with changes that were not committed" if git.get("dirty") else ""
-    return f"{git['commit']}{changed}"
-
-
 def _again(run: Run, command: Sequence[str], number: int) -> tuple[str, ...]:
     """Commands, in order, that measure the same again and compare.
 
     A run that a script or a resumed suite made has no command that makes it alone.
     """
-    commit = str((run.manifest.get("git") or {}).get("commit") or "")
-    lines = [f"git checkout {shlex.quote(commit)}", "make setup"] if commit else []
+    commit = (run.manifest.get("git") or {}).get("commit")
+    lines = [f"git checkout {shlex.quote(str(commit))}", "make setup"] if commit else []
     name, *words = command or ("",)
     if name == "sedabench" and "--resume" not in words:
         suite = any(word.endswith(".toml") for word in words[1:2])
@@ -314,7 +315,7 @@ def _again(run: Run, command: Sequence[str], number: int) -> tuple[str, ...]:
         lines.append(shlex.join([name, *_without_out(words), "--out", out]))
         if run.manifest["experiment"] in QUESTIONS:
             again = f"{out}/{run.path.name}" if suite else out
-            lines.append(shlex.join([name, "compare", str(run.path), again]))
+            lines.append(shlex.join([name, "compare", _path(run), again]))
     return tuple(one_line(line) for line in lines)
 
 

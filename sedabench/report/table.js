@@ -3,7 +3,8 @@
 (() => {
 function Trials(part) {
   const table = part.querySelector("table"), body = table.tBodies[0], rows = [...body.rows];
-  const [find, which, all, count] = [".find", ".which", ".all", ".count"].map(c => part.querySelector(c));
+  const [find, which, all, whole, count] =
+    [".find", ".which", ".all", ".whole", ".count"].map(c => part.querySelector(c));
   const heads = [...table.tHead.rows[0].cells];
   const words = rows.map(row => [...row.cells].map(cell => cell.textContent).join(" ").toLowerCase());
 
@@ -35,6 +36,7 @@ function Trials(part) {
   find.addEventListener("input", filter);
   which.addEventListener("change", filter);
   all.addEventListener("change", () => table.classList.toggle("everything", all.checked));
+  whole.addEventListener("change", () => table.classList.toggle("whole", whole.checked));
   body.addEventListener("click", event => event.target.closest("tr").classList.toggle("open"));
 }
 document.querySelectorAll("section.trials").forEach(Trials);

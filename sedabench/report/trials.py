@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from sedabench.reasons import kind, split
@@ -100,8 +101,8 @@ def _cell(value: Any, factor: float) -> str:
         return value
     if value is True or value is False or type(value).__name__ == "bool":
         return "yes" if value else "no"
-    if factor == 1.0 and float(value).is_integer():
-        return str(int(value))
+    if isinstance(value, Integral) and factor == 1.0:
+        return str(value)
     return number(float(value) * factor)
 
 
