@@ -12,11 +12,13 @@ it were run, but never before anything else: its folder goes to the end of
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,7 +67,21 @@ def find(kind: str, base: type[Base], name: str, registry: Mapping[str, str]) ->
     ):  # fmt: skip
         if not getattr(found, attribute, None):
             setattr(found, attribute, default)
+    if name not in registry:
+        _check_options(name, getattr(found, "Options", None))
     return found
+
+
+def _check_options(name: str, options: Any) -> None:
+    """Fields become options of the command line: `servers.options`."""
+    if not isinstance(options, type) or not dataclasses.is_dataclass(options):
+        raise UsageError(f"Options of {name} must be a class marked @dataclass(frozen=True)")
+    for field in dataclasses.fields(options):
+        if "text" not in field.metadata:
+            raise UsageError(
+                f"{field.name!r} in Options of {name} is no option: make it with "
+                f'{field.name} = option(DEFAULT, "what it is"), of servers.options'
+            )
 
 
 def _offers(module: ModuleType, kind: str, base: type[Any]) -> str:
@@ -92,7 +108,7 @@ def _load(where: str) -> ModuleType:
                 f"there is no module {where!r}; a file is named as path/to/file.py:ClassName"
             ) from None
         raise UsageError(_why_not(where, error)) from None
-    except Exception as error:  # it is somebody's own code: whatever it raises
+    except (Exception, SystemExit) as error:  # it is somebody's own code: whatever it raises
         raise UsageError(_why_not(where, error)) from None
 
 
@@ -117,13 +133,19 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def _why_not(where: str, error: Exception) -> str:
+def _why_not(where: str, error: Exception | SystemExit) -> str:
     """In one line: what was raised, and in which line of whose file."""
     if isinstance(error, UsageError):
         return str(error)
     if isinstance(error, SyntaxError):
         at, text = f"{error.filename} line {error.lineno}", error.msg
     else:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        last = next((f for f in reversed(frames) if not _is_library(f.filename)), frames[-1])
         at, text = f"{last.filename} line {last.lineno}", str(error)
     return f"{where} cannot be loaded: {type(error).__name__}: {text} ({at})"
+
+
+def _is_library(filename: str) -> bool:
+    """Python's own code, where nobody looks for their mistake."""
+    return filename.startswith(("<frozen", sysconfig.get_path("stdlib") + os.sep))

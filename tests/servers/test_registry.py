@@ -37,6 +37,17 @@ class Plain(Idle):
 
 class Half(Architecture): pass
 number = 1
+
+@dataclass(frozen=True)
+class WithoutOption:
+    naps: int = 1
+
+class Bare(Idle):
+    Options = WithoutOption
+
+class Loose(Idle):
+    class Options:
+        naps = 1
 '''
 
 
@@ -104,7 +115,9 @@ def test_a_file_may_import_its_neighbours(own: Path) -> None:
         ("nowhere.py:Idle", "there is no file nowhere.py in"),
         ("no/where:Idle", "there is no file no/where in"),
         ("{folder}:Idle", "there is no file"),
-        ("{own}:Idol", "has no 'Idol'; architecture there: Idle, Plain"),
+        ("{own}:Idol", "has no 'Idol'; architecture there: Idle, Plain, Bare, Loose"),
+        ("{own}:Bare", "'naps' in Options of {own}:Bare is no option: make it with naps = option("),
+        ("{own}:Loose", "Options of {own}:Loose must be a class marked @dataclass"),
         ("{own}:number", "is no architecture: it must be a class made from servers.architecture"),
         ("{own}:Half", "is no whole architecture: it lacks run"),
         ("no_such_module:Idle", "there is no module 'no_such_module'"),
@@ -113,6 +126,8 @@ def test_a_file_may_import_its_neighbours(own: Path) -> None:
         ("{folder}/broken.py:Idle", "ZeroDivisionError: division by zero"),
         ("{folder}/broken.py:Idle", "broken.py line 2)"),
         ("{folder}/wrong.py:Idle", "cannot be loaded: SyntaxError"),
+        ("{folder}/exits.py:Idle", "cannot be loaded: SystemExit: 3 ({folder}/exits.py line 2)"),
+        ("{folder}/asks.py:Idle", "{folder}/asks.py line 3)"),
         ("{folder}/lacking.py:Idle", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("{folder}/notes.txt:Idle", "is no Python file"),
     ],
@@ -120,9 +135,12 @@ def test_a_file_may_import_its_neighbours(own: Path) -> None:
 def test_what_cannot_be_loaded_is_told_in_one_line(own: Path, name: str, says: str) -> None:
     (own.parent / "broken.py").write_text("\n1 / 0\n")
     (own.parent / "wrong.py").write_text("def (\n")
+    (own.parent / "exits.py").write_text("import sys\nsys.exit(3)\n")
+    asks = "import argparse\nparser = argparse.ArgumentParser()\nparser.parse_args(['x'])\n"
+    (own.parent / "asks.py").write_text(asks)
     (own.parent / "lacking.py").write_text("import no_such_module\n")
     (own.parent / "notes.txt").write_text("not Python")
     with pytest.raises(UsageError) as caught:
         architecture(name.format(own=own, folder=own.parent))
-    assert says in str(caught.value)
+    assert says.format(own=own, folder=own.parent) in str(caught.value)
     assert "\n" not in str(caught.value)
