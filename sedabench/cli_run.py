@@ -45,7 +45,7 @@ class _Experiments(click.Group):
 def _unknown(name: str, experiments: list[str]) -> UserError:
     from sedabench.suite import known_suites
 
-    for path in known_suites():
+    for path in (*known_suites(), *map(str, Path().glob("*.toml"))):
         if Path(path).stem == name:
             return UserError(f"{name!r} is a suite, named by its file: sedabench run {path}")
     return unknown("experiment", name, experiments)

@@ -93,7 +93,8 @@ def carry_out(
     experiment.check(config)
     plan = experiment.plan_of(config)
     labels = ", ".join(spec.label for spec in config.servers)
-    progress.say(f"{labels}: {len(plan)} trials, about {about(sum(map(config.estimate_s, plan)))}")
+    trials = f"{len(plan)} trial{'s' if len(plan) > 1 else ''}"
+    progress.say(f"{labels}: {trials}, about {about(sum(map(config.estimate_s, plan)))}")
     _report(console, *experiment.run(config, path, progress))
 
 

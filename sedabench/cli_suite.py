@@ -32,7 +32,7 @@ def names_suite(word: str) -> bool:
 @click.command(short_help="Run the experiments of a TOML file.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="The suite's folder, new or empty.  [default: ./results/NAME/<UTC time>]")  # fmt: skip  # noqa: E501
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="DIR", help="Finish an interrupted suite; the same as sedabench run --resume DIR.")  # fmt: skip  # noqa: E501
-@click.option("--check", is_flag=True, help="Check the file, print plan and time estimate, measure nothing.")  # fmt: skip  # noqa: E501
+@click.option("--check", is_flag=True, help="Check the file, print plan and time estimate; start no server, measure nothing.")  # fmt: skip  # noqa: E501
 @click.pass_context
 def suite(ctx: click.Context, /, out: Path | None, resumed: Path | None, check: bool) -> None:
     """Run the experiments of a suite, one after another, into one folder.

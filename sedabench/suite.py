@@ -112,7 +112,7 @@ def known_suites() -> dict[str, str]:
 def _document(path: Path, shown: str) -> tuple[bytes, dict[str, Any]]:
     try:
         text = path.read_bytes()
-        return text, tomllib.loads(text.decode())
+        return text, tomllib.loads(text.decode("utf-8-sig"))
     except FileNotFoundError:
         there = [str(p) for p in path.parent.glob("*.toml")]
         near = difflib.get_close_matches(str(path), there, n=1)
@@ -170,11 +170,14 @@ def _check_defaults(defaults: Any, tables: Sequence[Mapping[str, Any]], shown: s
     where = f"{shown}: defaults"
     if not isinstance(defaults, dict):
         raise UserError(f"{where} is no table; write [defaults] and keys under it")
-    used = {_experiment(table, n, shown) for n, table in enumerate(tables, start=1)}
-    known = set().union(*map(_keys_of, used))
     for key in defaults:
         if key in RUN_KEYS:
             raise UserError(f"{where}: {key} belongs to a run; write it under its [[run]]")
+    used = {_experiment(table, n, shown) for n, table in enumerate(tables, start=1)}
+    known = set().union(*map(_keys_of, used))
+    for key in defaults:
+        if key == "definitions" and key not in known:
+            raise UserError(f"{where}: no run here takes definitions; leave them out")
         if key not in known:
             raise UserError(f"{where}: {unknown('key', key, known)}")
 
@@ -231,13 +234,15 @@ def _factors(
     value: Any, own: Mapping[str, Any], experiment: str, where: str
 ) -> dict[str, list[Any]]:
     """`factors`: a setting and the values that it takes in turn, each a run of its own."""
-    from sedabench.experiments.settings import types_of
+    from sedabench.experiments.settings import COMMON_KEYS, types_of
 
     where = f"{where}: factors"
     if not isinstance(value, dict):
         raise UserError(f"{where} is a table of lists; write factors = {{ slo_ms = [50, 100] }}")
     types = types_of(experiment)
     for key, values in value.items():
+        if key in COMMON_KEYS:
+            raise UserError(f"{where}: {key} is no setting of one value; write a [[run]] for each")
         if key not in types:
             raise UserError(f"{where}: {unknown(f'setting of {experiment}', key, types)}")
         if types[key].startswith("tuple"):

@@ -7,8 +7,10 @@
       overload-mixed/    another
 
 What is finished is decided by the run folders alone; `suite.json` is for
-readers, and says where relative paths of the file begin.  A run that cannot be
-carried out does not keep the others from it.
+readers, and says where relative paths begin: those of the file, and those that
+its runs recorded, which is where the suite was started.  There it is taken up,
+wherever the person is by then.  A run that cannot be carried out does not keep
+the others from it.
 """
 
 from __future__ import annotations
@@ -17,17 +19,19 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedabench import machine
 from sedabench.errors import DamagedRunError, StoppedBySignal, UserError
+from sedabench.experiments.common import import_readers
 from sedabench.experiments.settings import in_keys, runnable, try_servers
 from sedabench.progress import Advance, Progress
 from sedabench.results import MANIFEST, check_new_folder, read_folder, utc_now, write_atomically
+from sedabench.runner import _signals_as_exceptions
 from sedabench.suite import RECORD, SUITE, PlannedRun, Suite, read
 
 if TYPE_CHECKING:
@@ -90,6 +94,7 @@ def start(suite: Suite, folder: Path, console: Console | None) -> SuiteOutcome:
         "ended_utc": None,
         "resumed_utc": [],
         "paths_begin_at": os.path.relpath(suite.base, folder.absolute()),
+        "started_in": os.path.relpath(Path.cwd(), folder.absolute()),
         "command": machine.command_line(),
         "git": machine.git_state(),
         "runs": [],
@@ -116,7 +121,9 @@ def reopen(folder: Path) -> tuple[Suite, dict[str, Any]]:
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedRunError(f"{folder / RECORD} is damaged ({error!r}); restore it") from None
-    return replace(read(folder / SUITE, base.resolve()), name=name), record
+    file = folder.absolute() / SUITE
+    with _where_it_was_started(record, folder):
+        return replace(read(file, base.resolve()), name=name), record
 
 
 def resume(
@@ -127,11 +134,20 @@ def resume(
     Raises:
         UserError: another process is writing it, or a server does not start.
     """
-    with _only_writer(folder):
+    folder = folder.absolute()
+    with _where_it_was_started(record, folder), _only_writer(folder):
         missing = [run for run in suite.runs if state_of(run, folder).status == "not begun"]
         _try_servers(missing, console)
         record["resumed_utc"].append(utc_now())
         return _carry_out(suite, folder, record, console)
+
+
+@contextmanager
+def _where_it_was_started(record: Mapping[str, Any], folder: Path) -> Iterator[None]:
+    """A server in a file of one's own is recorded with its path from there."""
+    there = folder.absolute() / str(record.get("started_in", os.devnull))
+    with chdir(there) if there.is_dir() else nullcontext():
+        yield
 
 
 def left_s(suite: Suite, folder: Path) -> float:
@@ -168,6 +184,7 @@ def _try_servers(runs: Sequence[PlannedRun], console: Console | None) -> None:
     for run in runs:
         with in_keys(f"run {run.name!r}: "):
             try_servers(run.experiment, run.config)
+    import_readers()
 
 
 def _carry_out(
@@ -190,19 +207,20 @@ def _carry_out(
 
     signum: int | None = None
     try:
-        keep("running", ended_utc=None)
-        for number, run in enumerate(suite.runs):
-            if state_of(run, folder).status == "complete":
-                continue
-            progress = _PartOfAll(suite, number, folder, console)
-            try:
-                signum = _one(run, folder / run.name, progress)
-            except UserError as error:
-                errors[run.name] = str(error)
-                progress.say(f"run {run.name} failed: {error}")
-            if signum is not None:
-                break
-            keep("running")
+        with _signals_as_exceptions():  # between two runs, too
+            keep("running", ended_utc=None)
+            for number, run in enumerate(suite.runs):
+                if state_of(run, folder).status == "complete":
+                    continue
+                progress = _PartOfAll(suite, number, folder, console)
+                try:
+                    signum = _one(run, folder / run.name, progress)
+                except UserError as error:
+                    errors[run.name] = str(error)
+                    progress.say(f"run {run.name} failed: {error}")
+                if signum is not None:
+                    break
+                keep("running")
     except KeyboardInterrupt as stop:
         signum = stop.signum if isinstance(stop, StoppedBySignal) else signal.SIGINT
     outcome = SuiteOutcome(states(), signum)

@@ -7,6 +7,7 @@ run is taken up again only if its plan is the one that its settings make.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -29,6 +30,14 @@ from sedabench.servers_under_test import AnyServer, ServerSpec
 from sedabench.trial import READY_S, Measured, Workload, after, measure, start_server
 
 LOADGEN = (sys.executable, "-P", "-m", "loadgen")
+
+OWN_LOAD_S = 10.0
+"""CPU time of ended children beyond which trials were among them; to try servers takes less."""
+
+READERS = (
+    "pandas", "scipy.stats", "matplotlib.figure", "matplotlib.lines", "matplotlib.ticker",
+    "sedabench.findings_overload", "sedabench.plots_overload", "sedabench.summary",
+)  # fmt: skip
 
 SPARE_DESCRIPTORS = 64
 """What a server or a client opens beside its connections, generously."""
@@ -146,6 +155,16 @@ def try_servers(specs: Iterable[AnyServer], workload: Workload, bench: Bench) ->
             raise UserError(f"--server {spec.label!r} does not start: {error}") from None
 
 
+def import_readers() -> None:
+    """Import what a run is read and drawn with before it is measured.
+
+    An interruption in the middle of a first import leaves half a module behind,
+    and then what is finished could not be shown.
+    """
+    for name in READERS:
+        importlib.import_module(name)
+
+
 def manifest(
     name: str, config: Settings, bench: Bench, plan: Sequence[Cell], more: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -153,7 +172,7 @@ def manifest(
     facts = machine.facts()
     warnings = [bench.cores.warning] if bench.cores.warning else []
     busy = facts["load_average"][0]
-    if busy > 0.5:
+    if busy > 0.5 and not _measured_before():
         warnings.append(f"the machine was busy at the start: load average {busy:.2f}")
     return {
         "experiment": name,
@@ -181,6 +200,12 @@ def manifest(
         "machine": facts,
         "plan": plan,
     }
+
+
+def _measured_before() -> bool:
+    """Whether this process has measured already: then the load average is, above all, its own."""
+    times = os.times()
+    return times.children_user + times.children_system > OWN_LOAD_S
 
 
 def _parameters(config: Settings) -> dict[str, Any]:
@@ -226,6 +251,7 @@ def reopened(
         return Bench.of(None)
     bench = Bench.again(config.python, writer.manifest)
     try_servers(config.servers, workload, bench)
+    import_readers()
     for difference in note_resume(writer, bench.interpreter):
         progress.say(f"warning: {difference}")
     return bench

@@ -164,6 +164,7 @@ def run(config: Figure1, out: Path, progress: Progress | None = None) -> tuple[R
     check_new_folder(out)
     bench = Bench.of(config.python)
     common.try_servers(config.servers, config.workload(1), bench)
+    common.import_readers()
     by_level = {
         "warmup_by_connections_s": {str(n): config.warmup_for(n) for n in config.connections},
         "receive_buffer_by_connections_bytes": {

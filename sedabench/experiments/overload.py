@@ -257,6 +257,7 @@ def run(config: Overload, out: Path, progress: Progress | None = None) -> tuple[
     site = Site.prepare(config.workload, bench, {})
     plan = plan_of(config)
     common.try_servers(config.servers, config.workload_of(site, plan[0], 0.0), bench)
+    common.import_readers()
     more: dict[str, Any] = {
         "compute_loops_per_us": site.loops_per_us,
         "capacity_rps": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from sedabench.errors import UserError
 from sedabench.experiments import settings
 from sedabench.experiments.figure1 import Figure1
 from sedabench.experiments.overload import Overload
+from sedabench.progress import Progress
+from sedabench.results import load_run
 from tests.sedabench.conftest import Command, write_run
 from tests.sedabench.test_figure1 import children, wait_for
 
@@ -65,6 +68,8 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "experiment of a type": ("[[run]]\nexperiment = 1", "experiment must be a text"),
     "default for nobody": ("[defaults]\nslo_ms = 50\n" + FIGURE1, "unknown key 'slo_ms'"),
     "default misspelt": ("[defaults]\nrepeat = 5\n" + FIGURE1, "did you mean 'repeats'?"),
+    "experiment for all": ("[defaults]\nexperiment = 'peers'\n[[run]]", "experiment belongs to a"),
+    "definitions for nobody": ("[defaults]\ndefinitions = ['x']\n" + FIGURE1, "takes definitions"),
     "default of a run": ('[defaults]\nname = "x"\n' + FIGURE1, "name belongs to a run"),
     "defaults no table": ("defaults = 1\n" + FIGURE1, "write [defaults]"),
     "wrong type": (FIGURE1 + 'repeats = "5"', "run 'figure1': repeats must be a whole number"),
@@ -84,6 +89,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "suite called as an experiment": ('name = "peers"\n' + FIGURE1, "cannot be called 'peers'"),
     "title of a type": ("title = 1\n" + FIGURE1, "title must be a text"),
     "factor misspelt": (OVERLOAD + "factors = { slo = [1] }", "did you mean 'slo_ms'?"),
+    "factor of servers": (OVERLOAD + "factors = { servers = [[]] }", "write a [[run]] for each"),
     "factor without values": (OVERLOAD + "factors = { slo_ms = [] }", "slo_ms must be a list"),
     "factor with one value": (OVERLOAD + "factors = { slo_ms = 50 }", "slo_ms must be a list"),
     "factor that is a list": (OVERLOAD + "factors = { loads = [1] }", "write loads = [...]"),
@@ -155,6 +161,11 @@ def test_paths_begin_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("One -x", "there/own.py:One"), ("l", "there/own.py:Two"),
     ]  # fmt: skip
     assert run.config.python == str(tmp_path / "there" / "bin" / "python")
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows_are_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf" + FIGURE1.replace("\n", "\r\n").encode())
+    assert [run.name for run in suite.read(tmp_path / "mine.toml").runs] == ["figure1"]
 
 
 @pytest.mark.parametrize("name", ["quick", "paper"])
@@ -281,6 +292,63 @@ def test_a_suite_is_interrupted_and_resumed_where_it_stopped(tmp_path: Path) -> 
     assert "2/2" in output
 
 
+def test_a_suite_with_a_server_of_ones_own_is_resumed_from_any_folder(
+    tmp_path: Path,
+) -> None:
+    shutil.copy(PROJECT / "examples" / "own_architecture.py", tmp_path / "own.py")
+    text = TINY.partition('[[run]]\nname = "two"')[0]
+    text = text.replace('"eventloop"', '"mine=own.py:Followers"').replace("[1]", "[1, 2]")
+    (tmp_path / "suites").mkdir()
+    written(tmp_path / "suites", text.replace("own.py", "../own.py"), "mine.toml")
+    with driver("suites/mine.toml", "--out", "out", cwd=tmp_path) as process:
+        lines_until(process, "[1/2] ")
+        wait_for(lambda: waits_in_a_trial(process.pid))
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 143, errors
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with driver("--resume", "../out", cwd=elsewhere) as process:
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, errors
+    assert output.splitlines()[-1].startswith("../out  ")
+    trials = load_run(tmp_path / "out" / "one").trials
+    assert trials["architecture"].tolist() == ["own.py:Followers"] * 2
+    assert (trials["bandwidth_bps"] > 0).all(), trials["invalid_reason"].tolist()
+
+
+def test_a_signal_between_two_runs_keeps_the_first_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(run: suite.PlannedRun, path: Path, _progress: Progress) -> None:
+        write_run(path, run.config)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(suite_run, "_one", measured)
+    monkeypatch.setattr(suite_run, "_try_servers", lambda *_: None)
+    outcome = suite_run.start(suite.read(written(tmp_path, TINY)), tmp_path / "out", None)
+    assert outcome.signum == signal.SIGTERM
+    assert [run.status for run in outcome.runs] == ["complete", "not begun"]
+    assert record(tmp_path / "out")["status"] == "interrupted"
+
+
+def test_no_package_is_imported_for_the_first_time_when_results_are_shown(tmp_path: Path) -> None:
+    """A Ctrl-C there would leave half of it, and a traceback in place of what was found."""
+    write_run(tmp_path / "run", Figure1.quick(repeats=3))
+    script = (
+        "import sys, sedabench\n"
+        "from sedabench.experiments import common, find\n"
+        "common.import_readers()\n"
+        "before = {name.partition('.')[0] for name in sys.modules}\n"
+        "run = sedabench.load_run('run')\n"
+        "find('figure1').draw(run), sedabench.findings(run)\n"
+        "print({name.partition('.')[0] for name in sys.modules} - before)\n"
+    )
+    command = [sys.executable, "-c", script]
+    said = subprocess.check_output(command, cwd=tmp_path, text=True, timeout=DEADLINE_S)
+    assert said.strip() == "set()"
+
+
 @pytest.mark.slow
 def test_a_run_that_fails_does_not_keep_the_others_from_it(tmp_path: Path) -> None:
     written(
@@ -316,6 +384,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], str]] = {
     "no file": (("run", "tiney.toml"), "did you mean 'tiny.toml'?"),
     "a folder": (("run", "full/"), "sedabench run --resume full"),
     "a name": (("run", "quick"), "quick.toml"),
+    "a name here": (("run", "tiny"), "sedabench run tiny.toml"),
     "unknown option": (("run", "tiny.toml", "--chekc"), "--check"),
     "folder in use": (("run", "tiny.toml", "--out", "full"), "full is not empty"),
     "resume nothing": (("run", "--resume", "nothing"), "nothing is not a run folder"),
