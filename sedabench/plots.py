@@ -6,7 +6,8 @@ colour, marker and line style together, so each survives a black-and-white
 printer; a filled point is a valid trial, a hollow one is not.
 
 `figure1` takes a run of figure1; `goodput`, `latency`, `tail`, `fairness` and
-`spike` one of overload (they are drawn in `plots_overload` and `plots_spike`).
+`spike` one of overload (they are drawn in `plots_overload` and `plots_spike`);
+`throughput` one of peers (`plots_peers`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sedabench.errors import UserError, one_line
 from sedabench.reasons import first_kinds
 from sedabench.results import Run
+from sedabench.stats import Interval
 from sedabench.summary import cells, servers_of
 
 if TYPE_CHECKING:
@@ -119,7 +121,11 @@ def figure1(run: Run) -> Figure:
         mine = [cell for cell in summaries if cell.server == server]
         trials = run.trials[run.trials["server"] == server]
         shift = 2 ** ((place - (len(present) - 1) / 2) * _SHIFT_OCTAVES)
-        handles.append(_draw_server(axes, indexes[server], shift, titles[server], mine, trials))
+        index = indexes[server]
+        curve(axes, index, [(cell.connections, cell.bandwidth_bps) for cell in mine], 1e-9)
+        x = trials["connections"] * shift  # so that equal values do not hide each other
+        points(axes, index, x, trials["bandwidth_bps"] * 1e-9, trials["valid"])
+        handles.append(server_handle(index, titles[server]))
     _paper_mark(axes, levels)
     _dress(axes, levels)
     few = all(c.bandwidth_bps is None or c.bandwidth_bps.kind == "range" for c in summaries)
@@ -162,6 +168,27 @@ def spike(run: Run) -> Figure | None:
     return _of_overload("plots_spike", "spike", run)
 
 
+def throughput(run: Run) -> Figure | None:
+    """What every server answers, a panel a level; None without a trial to show.
+
+    Raises:
+        UserError: it is no run of peers.
+    """
+    import matplotlib
+
+    from sedabench import plots_peers
+
+    _belongs(run, "throughput", "peers")
+    with matplotlib.rc_context({"text.parse_math": False}):  # a label's "$" is a dollar
+        figure: Figure | None = plots_peers.throughput(run)
+    return figure
+
+
+def _belongs(run: Run, name: str, to: str) -> None:
+    if (experiment := run.manifest["experiment"]) != to:
+        raise UserError(f"{run.path} is a run of {experiment}; {name} draws runs of {to}")
+
+
 def _of_overload(module: str, name: str, run: Run) -> Figure | None:
     """What `plots_overload.draw` draws under `name`, as a figure.
 
@@ -174,8 +201,7 @@ def _of_overload(module: str, name: str, run: Run) -> Figure | None:
     from sedabench.overload_analysis import analyse
     from sedabench.raw_trials import damage_is_named
 
-    if (experiment := run.manifest["experiment"]) != "overload":
-        raise UserError(f"{run.path} is a run of {experiment}; {name} draws runs of overload")
+    _belongs(run, name, "overload")
     if not len(run.trials):
         return None
     make = getattr(importlib.import_module(f"sedabench.{module}"), name)
@@ -187,34 +213,39 @@ def _of_overload(module: str, name: str, run: Run) -> Figure | None:
     return figure
 
 
-def _draw_server(
-    axes: Axes, index: int, shift: float, title: str, summaries: list[Any], trials: pd.DataFrame
-) -> Any:
-    """Band and median line, broken where no trial is valid, and points; return the legend's entry.
-
-    Points stand at `shift` times their level, so that equal values do not hide each other.
-    """
-    from matplotlib.lines import Line2D
-
-    colour, marker, line = marks(index)
-    x = [cell.connections for cell in summaries]
+def curve(
+    axes: Axes, index: int, found: Sequence[tuple[float, Interval | None]], factor: float
+) -> None:
+    """Band and median line of a server, from (level, interval); broken where that is None."""
+    colour, _, line = marks(index)
+    x = [level for level, _ in found]
     low, value, high = (
-        [getattr(b, name) / 1e9 if (b := cell.bandwidth_bps) else math.nan for cell in summaries]
+        [getattr(interval, name) * factor if interval else math.nan for _, interval in found]
         for name in ("low", "value", "high")
     )
     axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)
     axes.plot(x, value, color=colour, linestyle=line, linewidth=1.8, zorder=3)
-    for valid in (True, False):
-        some = trials[(trials["valid"] == valid) & trials["bandwidth_bps"].notna()]
+
+
+def points(axes: Axes, index: int, x: Any, y: Any, valid: Any) -> None:
+    """A server's trials, as three pandas Series; those without a value are left out."""
+    colour, marker, _ = marks(index)
+    for filled in (True, False):
+        some = (valid == filled) & x.notna() & y.notna()
         axes.plot(
-            some["connections"].to_numpy(float) * shift,
-            some["bandwidth_bps"].to_numpy(float) / 1e9,
-            linestyle="none", marker=marker, clip_on=False, zorder=4 if valid else 5,
-            **point(colour, valid),
+            x[some].to_numpy(float), y[some].to_numpy(float), linestyle="none", marker=marker,
+            clip_on=False, zorder=4 if filled else 5, **point(colour, filled),
         )  # fmt: skip
+
+
+def server_handle(index: int, title: str) -> Any:
+    """The entry of a server in a legend."""
+    from matplotlib.lines import Line2D
+
+    colour, marker, line = marks(index)
     return Line2D(
         [], [], color=colour, linestyle=line, linewidth=1.8, marker=marker, markersize=5.5,
-        markeredgecolor="white", markeredgewidth=0.4, label=title,
+        markeredgecolor="white", markeredgewidth=0.4, label=label(title, 90),
     )  # fmt: skip
 
 

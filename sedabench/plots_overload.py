@@ -8,9 +8,8 @@ an invalid trial.  Rates and fairness begin at 0; latencies are logarithmic.
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +182,7 @@ class _Page:
         self.marks = plots.slots([(s.server, s.architecture) for s in findings.servers])
         specs = {spec["label"]: spec for spec in run.manifest["parameters"]["servers"]}
         self.handles = [
-            server_handle(self.marks[server], plots.title_of(specs[server]))
+            plots.server_handle(self.marks[server], plots.title_of(specs[server]))
             for server in self.servers
         ]
         self.invalid = plots.invalid_handles(self.trials)
@@ -213,10 +212,10 @@ class _Page:
         for place, server in enumerate(self.servers):
             index = self.marks[server]
             found = [(level, _interval(level, field)) for level in self.levels[server]]
-            _curve(axes, index, [(v.load, i) for v, i in found], factor)
+            plots.curve(axes, index, [(v.load, i) for v, i in found], factor)
             shift = (place - (len(self.servers) - 1) / 2) * _SHIFT * most
             mine = self.trials[self.trials["server"] == server]
-            _points(axes, index, mine["load"] + shift, mine[column] * factor, mine["valid"])
+            plots.points(axes, index, mine["load"] + shift, mine[column] * factor, mine["valid"])
         axes.axvline(1, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
         axes.set_xlim(0, most * 1.03)
         capacity = self.findings.capacity_rps
@@ -255,44 +254,9 @@ def workload_text(run: Run) -> str:
     )
 
 
-def server_handle(index: int, title: str) -> Any:
-    """The entry of a server in a legend."""
-    from matplotlib.lines import Line2D
-
-    colour, marker, line = plots.marks(index)
-    return Line2D(
-        [], [], color=colour, linestyle=line, linewidth=1.8, marker=marker, markersize=5.5,
-        markeredgecolor="white", markeredgewidth=0.4, label=plots.label(title, 90),
-    )  # fmt: skip
-
-
 def _interval(level: Level, field: str) -> Interval | None:
     found: Interval | None = getattr(level, field)
     return found
-
-
-def _curve(
-    axes: Axes, index: int, found: Sequence[tuple[float, Interval | None]], factor: float
-) -> None:
-    """Band and line, broken where no trial is valid."""
-    colour, _, line = plots.marks(index)
-    x = [load for load, _ in found]
-    low, value, high = (
-        [getattr(interval, name) * factor if interval else math.nan for _, interval in found]
-        for name in ("low", "value", "high")
-    )
-    axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)
-    axes.plot(x, value, color=colour, linestyle=line, linewidth=1.8, zorder=3)
-
-
-def _points(axes: Axes, index: int, x: Any, y: Any, valid: Any) -> None:
-    colour, marker, _ = plots.marks(index)
-    for filled in (True, False):
-        some = (valid == filled) & y.notna()
-        axes.plot(
-            x[some].to_numpy(float), y[some].to_numpy(float), linestyle="none", marker=marker,
-            clip_on=False, zorder=4 if filled else 5, **plots.point(colour, filled),
-        )  # fmt: skip
 
 
 def _tails(axes: Axes, run: Run, index: int, trials: pd.DataFrame) -> list[tuple[float, float]]:

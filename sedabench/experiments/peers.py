@@ -153,9 +153,18 @@ def _finish(
     return load_run(writer.path), outcome
 
 
-def draw(_run: Run) -> list[Path]:
-    """There is no figure: a table of two or five columns says it all."""
-    return []
+def draw(finished: Run) -> list[Path]:
+    """Draw figure.png and figure.svg; nothing when no trial has a throughput.
+
+    Raises:
+        DamagedRunError: what the folder holds cannot be drawn.
+    """
+    from sedabench import plots
+    from sedabench.raw_trials import damage_is_named
+
+    with damage_is_named(finished, "its figure cannot be drawn"):
+        figure = plots.throughput(finished)
+        return plots.save(figure, finished.path / "figure") if figure else []
 
 
 def show(finished: Run, console: Any) -> None:

@@ -6,8 +6,11 @@ import io
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from rich.console import Console
 
+import sedabench
+from sedabench.errors import UserError
 from sedabench.experiments import peers
 from sedabench.results import Run
 
@@ -21,9 +24,17 @@ def a_run(*trials: tuple[str, int, float, str]) -> Run:
         trials, columns=["server", "connections", "throughput_rps", "invalid_reason"]
     )
     frame["valid"] = frame["invalid_reason"] == ""
-    servers = [{"label": label} for label in dict.fromkeys(frame["server"])]
-    parameters = {"servers": servers, "connections": sorted(set(frame["connections"]))}
-    return Run(Path("none"), {"parameters": parameters}, frame)
+    frame["workload"] = "static"
+    labels = dict.fromkeys(frame["server"])
+    servers = [{"label": label, "architecture": label, "options": []} for label in labels]
+    levels = sorted(set(frame["connections"]))
+    manifest = {
+        "experiment": "peers", "started_utc": "2026-01-31T12:00:00Z", "seed": 1, "git": None,
+        "parameters": {"servers": servers, "connections": levels, "repeats": 4, "duration_s": 1.0},
+        "machine": {"cpu": "a processor", "cores_logical": 2, "kernel": "Linux"},
+        "interpreters": {"server": {"title": "CPython"}}, "versions": {}, "plan": [{}] * len(frame),
+    }  # fmt: skip
+    return Run(Path("none"), manifest, frame)
 
 
 RUN = a_run(
@@ -66,3 +77,25 @@ def test_nothing_valid_is_said_without_a_number() -> None:
         "With 1 connection eventloop answers 9,000 requests/s.",
         "With 1 connection no trial is valid of seda.",
     ]
+
+
+def test_the_figure_has_a_panel_a_level_and_a_line_a_server() -> None:
+    figure = sedabench.plots.throughput(RUN)
+    assert figure is not None
+    first, second = figure.axes
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "64 connections", "1024 connections",
+    ]  # fmt: skip
+    assert [tick.get_text() for tick in first.get_yticklabels()] == ["seda", "nginx"]
+    assert first.get_xlim() == second.get_xlim()
+
+
+def test_what_measured_nothing_has_no_figure() -> None:
+    nothing = a_run(("seda", 64, float("nan"), "the server did not answer"))
+    assert sedabench.plots.throughput(nothing) is None
+
+
+def test_a_run_of_something_else_is_refused_by_name() -> None:
+    other = Run(RUN.path, {**RUN.manifest, "experiment": "figure1"}, RUN.trials)
+    with pytest.raises(UserError, match="is a run of figure1; throughput draws runs of peers"):
+        sedabench.plots.throughput(other)
