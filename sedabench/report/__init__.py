@@ -11,6 +11,7 @@ figures are drawn from JSON by `chart.js`, tables sorted by `table.js`.
     trials.py              the table of trials; invalid ones and warnings, counted
     charts.py              what a figure is, and the figures of most experiments
     charts_overload.py     those that `overload` alone has: tail, spike, inside
+    swarm.py               sentences and figures of a swarm
     page.html, page.css    template (Jinja2, autoescaped) and style
     axes.js, chart.js      how a figure is drawn and read
     table.js               how a table is sorted and filtered

@@ -312,10 +312,11 @@ def of_any(run: Run) -> list[Chart]:
 
 def charts(run: Run) -> list[Chart]:
     """Every figure that the run has something for."""
+    from sedabench.report import swarm
     from sedabench.report.charts_overload import overload
 
     known: Mapping[str, Callable[[Run], list[Chart]]] = {
-        "figure1": figure1, "overload": overload, "peers": peers,
+        "figure1": figure1, "overload": overload, "peers": peers, "swarm": swarm.charts,
     }  # fmt: skip
     return known.get(run.manifest["experiment"], of_any)(run)
 

@@ -31,6 +31,7 @@ SENTENCES = {
     "figure1": "sedabench.summary",
     "overload": "sedabench.findings_overload",
     "peers": "sedabench.experiments.peers",
+    "swarm": "sedabench.report.swarm",
 }
 """experiment -> the module whose `sentences(run)` say what was found."""
 
@@ -195,9 +196,12 @@ def _took(manifest: Mapping[str, Any]) -> str | None:
         begin, end = (
             datetime.fromisoformat(str(manifest[k])) for k in ("started_utc", "ended_utc")
         )
-        minutes = round((end - begin).total_seconds() / 60)
+        seconds = (end - begin).total_seconds()
     except (KeyError, ValueError, TypeError):
         return None
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 

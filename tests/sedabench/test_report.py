@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,6 +23,7 @@ from sedabench.report.content import visible
 from sedabench.results import load_run
 from tests.sedabench.conftest import MakeRun
 from tests.sedabench.invented_overload import write_overload_run
+from tests.sedabench.test_swarm_folder import whole_run
 
 VOID = {"meta", "link", "input", "br", "img"}
 
@@ -174,10 +176,59 @@ def test_an_experiment_that_nobody_knows_has_a_page_too(overload: Path, tmp_path
     path = tmp_path / "other"
     path.mkdir()
     manifest = json.loads((overload / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps({**manifest, "experiment": "swarm"}))
+    (path / "manifest.json").write_text(json.dumps({**manifest, "experiment": "of mine"}))
     (path / "trials.csv").write_bytes((overload / "trials.csv").read_bytes())
     seen = Parsed(page([load_run(path)]))
     assert [panel["title"] for panel in seen.json[0]["panels"]] == ["throughput", "goodput"]
+
+
+def test_a_swarm_has_a_sentence_a_trial_and_its_time_line(tmp_path: Path) -> None:
+    run = load_run(whole_run(tmp_path / "swarm"))
+    seen = Parsed(page([run]))
+    for trial, asked in ((0, 500), (1, "1,000")):
+        assert f"Trial {trial}: {asked} requests/s were asked of 2 workers" in seen.text
+    assert "median requests/s" not in seen.text
+    timeline, *over_the_loads = seen.json
+    offered = timeline["panels"][0]["series"][0]
+    assert offered["key"] == "offered"
+    assert set(offered["y"][:7]) == {500.0}
+    axes = {panel["x"]["label"] for one in over_the_loads for panel in one["panels"]}
+    assert axes == {"load (times the rate asked for)"}
+
+
+def test_a_curve_is_broken_where_no_trial_is_valid(make_run: MakeRun) -> None:
+    plan = load_run(make_run("whole")).manifest["plan"]
+    cell = {"server": "seda", "connections": 64}
+    lost = [trial["trial"] for trial in plan if cell.items() <= trial.items()]
+    seen = Parsed(page([load_run(make_run(invalid=[(number, "lost") for number in lost]))]))
+    seda = next(s for s in seen.json[0]["panels"][0]["series"] if s["key"] == "seda")
+    at = seda["x"].index(64)
+    assert (seda["y"][at], seda["low"][at], seda["high"][at]) == (None, None, None)
+    assert (seda["valid"][at], seda["trials"][at]) == (0, len(lost))
+    assert None not in seda["y"][:at]
+
+
+def test_how_to_reproduce_it_is_a_command_that_can_be_pasted(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    def said(command: list[str], *, name: str) -> str:
+        path = make_run(name)
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest.update(command=command, git={"commit": "c0ffee", "dirty": True})
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        return Parsed(page([load_run(path)])).text.partition("How to reproduce it")[2]
+
+    text = said(["sedabench", "run", "figure1", "--quick", "--out", "before"], name="one")
+    assert "commit c0ffee , with changes that were not committed" in text
+    assert "sedabench run figure1 --quick --out results/again" in text
+    assert f"sedabench compare {tmp_path / 'one'} results/again" in text
+    text = said(["sedabench", "run", "suites/quick.toml"], name="first")
+    assert "sedabench run suites/quick.toml --out results/again" in text
+    assert f"sedabench compare {tmp_path / 'first'} results/again/first" in text
+    for command in (["sedabench", "run", "--resume", "x"], ["notebook.py", "-f", "x.json"]):
+        text = said(command, name=command[-1])
+        assert "git checkout c0ffee" in text
+        assert "results/again" not in text
 
 
 def test_an_unfinished_run_says_so(make_run: MakeRun) -> None:
@@ -242,6 +293,16 @@ def test_a_place_where_no_file_can_be_is_named(make_run: MakeRun, tmp_path: Path
         write([run], tmp_path / "nowhere" / "page.html")
     with pytest.raises(UserError, match="--out"):
         write([run], Path("/proc/self/page.html"))
+    with pytest.raises(UserError, match="a file of its own"):
+        write([run], Path("-"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no file that can be replaced"):
+        write([run], tmp_path / "pipe")
+
+
+def test_a_folder_of_something_else_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a run folder"):
+        write([tmp_path])
 
 
 BROKEN: tuple[dict[str, Any], ...] = (
