@@ -58,7 +58,10 @@ class _Group(OneLine, click.Group):
 @click.group(
     "load",
     cls=_Group,
-    epilog="Example: sedabench load burst --target 127.0.0.1:8080 --connections 64",
+    epilog="""\b
+Examples, each with its server in another terminal:
+  sedabench load http --target http://127.0.0.1:8080/healthz --rate 1000
+  sedabench load burst --target 127.0.0.1:8080 --connections 64""",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 def load() -> None:

@@ -26,7 +26,11 @@ from sedabench.cli_run import run
 from sedabench.cli_swarm import swarm
 from sedabench.errors import StoppedBySignal, UserError, one_line
 
-WORKLOADS = {"burst": "closed loop: bursts of 1000 packets of 8 KB, one 32-byte ACK each"}
+WORKLOADS = {
+    "burst": "closed loop: bursts of 1000 packets of 8 KB, one 32-byte ACK each",
+    "http": "closed or open loop: one path, or a mix (dynamic, mixed, specweb99, or one's own)",
+}
+"""What `load` sends; said here so that listing it imports no engine."""
 
 
 class _Verbs(click.Group):
@@ -87,7 +91,7 @@ cli.add_command(calibrate)
 cli.add_command(report)
 cli.add_command(swarm)
 cli.add_command(
-    _Load("load", short_help="Send load to a server: sedabench load burst --target HOST:PORT.")
+    _Load("load", short_help="Send load to a server: sedabench load http --target URL.")
 )
 
 
@@ -150,6 +154,8 @@ def serve(python: str, arguments: tuple[str, ...]) -> NoReturn:
 
     environment = probe_interpreter(python).environment
     environment["SEDABENCH_PROG"] = "sedabench serve"
+    if {"-h", "--help"} & set(arguments):
+        click.echo("--python PATH, anywhere: the server's interpreter (default: this one)\n")
     sys.stdout.flush()
     try:
         os.execvpe(python, [python, "-P", "-m", "servers", *arguments], environment)

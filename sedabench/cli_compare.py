@@ -31,7 +31,7 @@ SHOWN = {"bit/s": (1e9, "Gbit/s"), "us": (1e3, "ms"), "B": (1e6, "MB")}
 @click.command(short_help="Compare two runs: sedabench compare RUN_A RUN_B.")
 @click.argument("run_a", metavar="RUN_A", type=click.Path(path_type=Path))
 @click.argument("run_b", metavar="RUN_B", type=click.Path(path_type=Path))
-@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="A column of trials.csv that holds numbers; repeat it.  [default: figure1: bandwidth_bps; overload: goodput_rps and latency_p99_us]")  # fmt: skip  # noqa: E501
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="A column of trials.csv that holds numbers; repeat it.  [default: figure1: bandwidth_bps; overload and swarm: goodput_rps and latency_p99_us]")  # fmt: skip  # noqa: E501
 @click.option("--fail-if-slower", "percent", type=click.FloatRange(min=0), metavar="PERCENT", help="Exit with status 1 when a cell of B is slower than that of A by more than PERCENT, its whole interval included, or has too few valid trials in B to tell, or none.")  # fmt: skip  # noqa: E501
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one line of JSON.")
 def compare(
@@ -50,7 +50,8 @@ def compare(
 
     \b
     Examples:
-      sedabench compare results/figure1/before results/figure1/after
+      sedabench run figure1 --quick --repeats 5 --out before      # and again: --out after
+      sedabench compare before after
       sedabench compare before after --metric ack_p99_us
       sedabench compare before after --fail-if-slower 5 && echo no slower
     """

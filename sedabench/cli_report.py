@@ -20,7 +20,7 @@ def report(folders: tuple[Path, ...], out: Path | None) -> None:
     \b
     Examples:
       sedabench report results/reference/figure1 --out figure1.html
-      sedabench report results/figure1/before results/figure1/after --out both.html
+      sedabench report results/reference/figure1 results/reference/overload/dynamic
       sedabench report results/quick/2026-01-31T12-00-00Z      # a suite: all its runs
     """
     from sedabench.report import write

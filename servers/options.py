@@ -69,10 +69,18 @@ def add_options(parser: argparse.ArgumentParser, title: str, cls: type[Any]) -> 
         shown = "" if field.default in (None, "") else f" (default: {field.default})"
         group.add_argument(
             flag, dest=field.name, default=field.default, choices=field.metadata["choices"],
-            metavar=field.metadata["metavar"] or ("SECONDS" if field.name.endswith("_s") else None),
+            metavar=field.metadata["metavar"] or _metavar(field.name, kind),
             type=_converter(kind, field.metadata["minimum"], field.metadata["maximum"]),
             help=text + shown,
         )  # fmt: skip
+
+
+def _metavar(name: str, kind: Any) -> str | None:
+    """The unit that the name ends in, N for another number; argparse's own for the rest."""
+    unit = {"s": "SECONDS", "ms": "MS", "bytes": "BYTES", "kb": "KB", "port": "PORT"}.get(
+        name.rpartition("_")[2]
+    )
+    return unit or ("N" if kind in (int, float) else None)
 
 
 def take_options(namespace: argparse.Namespace, cls: type[T]) -> T:
