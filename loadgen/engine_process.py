@@ -5,7 +5,7 @@
 speaks JSON lines: settings and then orders come in on standard input,
 
     {"target": "http://127.0.0.1:8080/", "mix": null, "connections": 64, ...}
-    {"rate": 5000, "trial": 0}        # from now on; trial null: not counted
+    {"rate": 5000, "trial": 0, "lease_s": 2.5}    # from now on; trial null: not counted
     {"stop": true}                    # finish what is under way, report, end
 
 and reports go out, one every `REPORT_NS`:
@@ -15,7 +15,9 @@ and reports go out, one every `REPORT_NS`:
     {"event": "error", "message": "..."}      # and exit status 2
 
 It ends by itself when its standard input does, so it never outlives who
-started it.  It shares no interpreter, lock or loop with Locust.
+started it.  An order with a lease holds for so long and no longer: if whoever
+gives orders stands still, others have been given its share.  It shares no
+interpreter, lock or loop with Locust.
 
 The plan.  `http.py` has its whole schedule and an array element for every
 request before it begins.  Here the schedule is made while it runs, in slices of
@@ -23,8 +25,7 @@ request before it begins.  Here the schedule is made while it runs, in slices of
 are rings: element `i & mask` is request i's until its fate was counted
 (`_fold`), which is at the latest a time-out after it was due.  Connections,
 replies and outcomes are those of `http_connections.py`.  What is reported is
-the increase since the last report: counts by trial, and latencies as counts by
-(trial, kind, class, bucket): `cells`, rows of these and the count (`locust_histogram.unpacked`).
+the increase since the last report (`engine_account.py`).
 """
 
 from __future__ import annotations
@@ -43,13 +44,14 @@ import numpy as np
 import numpy.typing as npt
 
 from loadgen.collector import no_garbage_collection
+from loadgen.engine_account import Account
 from loadgen.engine_arrivals import Arrivals
+from loadgen.engine_connections import SizedConnections
 from loadgen.engine_settings import Settings
 from loadgen.http import FOREVER_NS, RECEIVE_BYTES, SENDS_A_TURN, SHORT_TICK_NS, TICK_NS
-from loadgen.http_connections import BUSY, IDLE, Connection, Connections
+from loadgen.http_connections import BUSY, IDLE, Connection
 from loadgen.http_reply import END
-from loadgen.http_run import ANSWERED, NEVER_SENT, OUTCOMES, REJECTED, HttpConfig
-from loadgen.locust_histogram import BUCKETS, buckets_of, packed
+from loadgen.http_run import NEVER_SENT, OUTCOMES, HttpConfig
 from loadgen.target import LoadError
 
 SLICE_NS = 10_000_000
@@ -72,8 +74,10 @@ COUNTED = PENDING + 1
 WARM_UP = -1
 """The trial of what belongs to none."""
 
-LATENCY, REJECTION, SERVICE, LAG = range(4)
-KINDS = ("latency", "rejected", "service", "send_lag")
+STALL_NS = 500_000_000
+"""The schedule has fallen so far behind: the process stood still, and its machine perhaps too.
+What was due meanwhile is not sent at once, which nobody asked for, and not called the server's
+delay; the trial is told."""
 
 
 class Engine:
@@ -98,13 +102,14 @@ class Engine:
         self.sent = array("q", bytes(8 * slots))
         self.done = array("q", bytes(8 * slots))
         self.lag = array("q", bytes(8 * slots))
+        self.size = array("q", bytes(8 * slots))
         self.outcome = bytearray([COUNTED]) * slots
-        self.connections = Connections(config, self.done, self.outcome)
+        self.connections = SizedConnections(config, self.done, self.outcome, self.size)
         self.connections.due = self.scheduled
         # The same memory for whole slices at once.
-        self._scheduled, self._sent, self._done, self._lag = (
+        self._scheduled, self._sent, self._done, self._lag, self._size = (
             np.frombuffer(ring, np.int64)
-            for ring in (self.scheduled, self.sent, self.done, self.lag)
+            for ring in (self.scheduled, self.sent, self.done, self.lag, self.size)
         )
         self._outcome = np.frombuffer(self.outcome, np.uint8)
         self._trial = np.zeros(slots, np.int16)
@@ -114,7 +119,9 @@ class Engine:
         class_of = np.array([number_of[name] for name in classes])
         self._class = class_of[np.frombuffer(self.choice, np.uint16)]
         self.arrivals = Arrivals(settings.arrivals, config.seed)
+        self.account = Account(len(self.classes), config.slo_s * 1e9)
         self.rate = 0.0
+        self.lease_ends_ns = 0
         self.trial = WARM_UP
         self.changes_ns = array("q", [0])
         self.change_trials = array("q", [WARM_UP])
@@ -122,7 +129,6 @@ class Engine:
         self.settled = 0
         self.stopping_ns = 0
         self.ended = False
-        self._forget()
         self._kinds: Counter[str] = Counter()
         self._cpu_ns = time.process_time_ns()
 
@@ -151,7 +157,7 @@ class Engine:
             connections.closed,
         )  # fmt: skip
         scheduled, sent, done, lag = self.scheduled, self.sent, self.done, self.lag
-        outcome, choice, mask = self.outcome, self.choice, self.mask
+        outcome, choice, mask, size = self.outcome, self.choice, self.mask, self.size
         timeout_ns = round(self.config.timeout_s * 1e9)
         spin = self.config.spin
         c: Connection | None
@@ -218,7 +224,7 @@ class Engine:
                 if found is not None and found[0] == len(data) - end:
                     r = c.request
                     done[r] = c.since_ns = clock()
-                    outcome[r] = found[1]
+                    size[r], outcome[r] = found
                     c.known = None
                     c.state = IDLE
                     free.append(c)
@@ -227,6 +233,11 @@ class Engine:
 
     def _tick(self, now: int, i: int) -> int:
         """Orders, schedule, time-outs, counts, reports; the request that is next to be sent."""
+        if not self.stopping_ns and now - self.until_ns > STALL_NS:
+            counts = self.account.of(self.trial)
+            counts["ns"] += now - self.until_ns
+            counts["stalled_ns"] += now - self.until_ns
+            self.until_ns = now
         self._listen(now)
         if not self.stopping_ns:
             while self.until_ns < now + AHEAD_NS:
@@ -263,6 +274,8 @@ class Engine:
             if order.get("stop"):
                 self.stopping_ns = now
                 return
+            lease_s = order.get("lease_s")
+            self.lease_ends_ns = FOREVER_NS if lease_s is None else now + round(lease_s * 1e9)
             self.rate = min(float(order["rate"]), self.most_rate)
             self.limited = self.limited or self.rate < order["rate"]
             trial = WARM_UP if order["trial"] is None else int(order["trial"])
@@ -272,9 +285,10 @@ class Engine:
                 self.change_trials.append(trial)
 
     def _make_slice(self) -> None:
-        times = self.arrivals.times(self.until_ns, SLICE_NS, self.rate)
+        rate = self.rate if self.until_ns < self.lease_ends_ns else 0.0
+        times = self.arrivals.times(self.until_ns, SLICE_NS, rate)
         self.until_ns += SLICE_NS
-        counts = self._trials.setdefault(self.trial, dict.fromkeys(COUNTS, 0))
+        counts = self.account.of(self.trial)
         counts["ns"] += SLICE_NS
         counts["scheduled"] += len(times)
         if len(times):
@@ -296,56 +310,29 @@ class Engine:
         self.settled = self.settled + int(left[0]) if len(left) else sent_to
 
     def _count(self, slots: npt.NDArray[np.int64]) -> None:
-        outcome, trial = self._outcome[slots], self._trial[slots].astype(np.int64)
-        for value, number in _counted(trial * len(OUTCOMES) + outcome):
-            which, what = divmod(value, len(OUTCOMES))
-            self._of(which)[OUTCOMES[what]] += number
-        was_sent = self._sent[slots] > 0
-        for which, number in _counted(trial[was_sent]):
-            self._of(which)["sent"] += number
-        latency = self._done[slots] - self._scheduled[slots]
-        right, shed = outcome == ANSWERED, outcome == REJECTED
-        when = np.searchsorted(np.frombuffer(self.changes_ns, np.int64), self._done[slots], "right")
-        at_the_time = np.frombuffer(self.change_trials, np.int64)[when - 1]
-        good = right & (latency <= self.config.slo_s * 1e9)
-        for name, those in (("done", right), ("done_good", good)):
-            for which, number in _counted(at_the_time[those]):
-                self._of(which)[name] += number
-        classes = self._class[slots & (CHOICES - 1)]
-        for kind, those, values in (
-            (LATENCY, right, latency),
-            (REJECTION, shed, latency),
-            (SERVICE, right, self._done[slots] - self._sent[slots]),
-            (LAG, was_sent, self._lag[slots]),
-        ):
-            cell = (trial[those] * len(KINDS) + kind) * len(self.classes)
-            if kind in (LATENCY, REJECTION):
-                cell += classes[those]
-            for key, number in _counted(cell * BUCKETS + buckets_of(values[those])):
-                self._cells[key] += number
-
-    def _of(self, trial: int) -> dict[str, int]:
-        return self._trials.setdefault(trial, dict.fromkeys(COUNTS, 0))
-
-    def _forget(self) -> None:
-        self._trials: dict[int, dict[str, int]] = {}
-        self._cells: Counter[int] = Counter()
+        done = self._done[slots]
+        when = np.searchsorted(np.frombuffer(self.changes_ns, np.int64), done, "right")
+        self.account.count(
+            trial=self._trial[slots].astype(np.int64),
+            came_in=np.frombuffer(self.change_trials, np.int64)[when - 1],
+            outcome=self._outcome[slots],
+            which=self._class[slots & (CHOICES - 1)],
+            scheduled=self._scheduled[slots],
+            sent=self._sent[slots],
+            done=done,
+            lag=self._lag[slots],
+            size=self._size[slots] - len(END),
+        )
 
     def _report(self, now: int) -> None:
-        count = len(self._cells)
-        key, bucket = np.divmod(np.fromiter(self._cells.keys(), np.int64, count), BUCKETS)
-        key, which = np.divmod(key, len(self.classes))
-        trial, kind = np.divmod(key, len(KINDS))
-        number = np.fromiter(self._cells.values(), np.int64, count)
-        cells = np.stack([trial, kind, which, bucket, number], axis=1)
         cpu_ns = time.process_time_ns()
         kinds = self.connections.kinds
         self._say(
             {
                 "event": "report",
                 "elapsed_s": (now - self.reported_ns) / 1e9,
-                "trials": self._trials,
-                "cells": packed(cells),
+                "at_ns": now,
+                **self.account.report(),
                 "in_flight": self.made - self.settled,
                 "rate": self.rate,
                 "limited": self.limited,
@@ -355,7 +342,7 @@ class Engine:
             }
         )
         self._kinds, self._cpu_ns, self.reported_ns = Counter(kinds), cpu_ns, now
-        self._forget()
+        self.account.forget()
 
     def _say(self, message: dict[str, Any]) -> None:
         self._unwritten += json.dumps(message).encode() + b"\n"
@@ -372,19 +359,6 @@ class Engine:
         os.set_blocking(self.out, True)
         while self._unwritten:
             self._write()
-
-
-COUNTS = ("ns", "scheduled", "sent", *OUTCOMES, "done", "done_good")
-"""Of a trial, in a report: its length so far, and requests.
-
-`done` and `done_good` are right replies that came during the trial, whenever
-they were scheduled; all others are of requests scheduled in it.
-"""
-
-
-def _counted(values: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    found, numbers = np.unique(values, return_counts=True)
-    return list(zip(found.tolist(), numbers.tolist(), strict=True))
 
 
 def main() -> int:

@@ -8,14 +8,15 @@ and the others get its part.  Its own lease (`locust_engine.LEASE_S`) has ended
 before, so that together they never send more than was asked for.
 
 Locust's own notion of a missing worker comes too late for that: its heartbeat
-takes five seconds to tell.
+takes five seconds to tell.  Its requests/s count from when users were spawned,
+seconds before engines have anything to do; the conductor sets that right too.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,9 @@ class Member:
     told: tuple[float, int | None] | None = None
     told_s: float = 0.0
     lost: bool = False
-    classes: list[tuple[str, str]] = field(default_factory=list)
+    """It left, or was not heard of for too long."""
+    missed: bool = False
+    """It sent nothing while there was load, and the record says so."""
 
 
 class Conductor:
@@ -74,12 +77,15 @@ class Conductor:
         self._begun_s = time.monotonic()
         self._asked_s = 0.0
         self._ended_s = 0.0
+        self._load_begun_s = 0.0
+        """By the wall clock, as Locust counts; 0: not yet."""
         self._trial: int | None = None
         self._write_at_s = 0.0
         self._fresh = False
         """Something was reported that is not in the file yet."""
         runner = environment.runner
         assert runner is not None
+        self._write("running")
         runner.register_message(REPORT, self._on_report)
         environment.events.test_start.add_listener(lambda **_: self._reset())  # type: ignore[no-untyped-call]
         environment.events.quit.add_listener(lambda **_: self._write("complete"))  # type: ignore[no-untyped-call]
@@ -93,11 +99,12 @@ class Conductor:
         parameters = {name: options.get(name, old) for name, old in self.record.parameters.items()}
         self.record = Record(parameters, self.record.run + 1, now_s)
         self._begun_s = self._asked_s = now_s
-        self._ended_s, self._trial = 0.0, None
+        self._ended_s, self._load_begun_s, self._trial = 0.0, 0.0, None
         for member in self.members.values():
             self._note(member.id)
             member.told = None
             member.error = ""
+            member.missed = False
 
     # From the workers
 
@@ -108,9 +115,12 @@ class Conductor:
             self._refuse(name, data["version"])
             return
         member = self.members.setdefault(name, Member(name))
-        if member.lost:
-            member.lost = False
+        member.lost = False
+        if member.missed and data["ready"]:
+            member.missed = False
             self.record.warn(f"worker {name} is back", self._trial)
+        elif not data["ready"] and (member.ready or (data["error"] and not member.error)):
+            self._miss(member, data["error"] or "its engine stands still")
         member.seen_s, member.error = now_s, data["error"]
         member.ready = data["ready"]
         member.ahead_s = min(member.ahead_s, now_s - data["now_s"])
@@ -123,6 +133,20 @@ class Conductor:
             self._fresh = True
             member.in_flight, member.rate = report["in_flight"], report["rate"]
             self.record.add(name, report, report["at_s"] + member.ahead_s - self._begun_s)
+
+    def _miss(self, member: Member, why: str) -> None:
+        """A worker sends no more; while there is load, that is to be known."""
+        member.told = None
+        runner = self.environment.runner
+        assert runner is not None
+        if member.missed or self._ended_s or runner.state not in ("spawning", "running"):
+            return
+        member.missed = True
+        text = f"worker {member.id}: {why}"
+        if len(self.members) > 1:
+            text += "; the others have its share"
+            log.warning(text)
+        self.record.warn(text, self._trial)
 
     def _note(self, name: str) -> None:
         self.record.workers.setdefault(name, {"connected": 0})
@@ -142,7 +166,6 @@ class Conductor:
                 self._turn(time.monotonic())
             except LoadError as error:
                 self._give_up(str(error))
-                return
             gevent.sleep(TURN_S)
 
     def _turn(self, now_s: float) -> None:
@@ -150,10 +173,18 @@ class Conductor:
         assert runner is not None
         live = self._live(now_s)
         running = runner.state in ("spawning", "running")
-        if not any(issubclass(user, EngineUser) for user in self.environment.user_classes):
+        for member in self.members.values():  # nothing to do, but a master that is there
+            if member not in live and not member.lost and now_s - member.told_s > REPORT_S:
+                member.told_s = now_s
+                self._send(member.id, {"rate": 0.0, "trial": None})
+        if not any(map(_is_engine, self.environment.user_classes)):
             return
         rate, trial = self._wanted(now_s, live) if running else (0.0, None)
         self._trial = trial
+        if rate and live:
+            self._load_begun_s = self._load_begun_s or time.time()
+        if self._load_begun_s and all(map(_is_engine, self.environment.user_classes)):
+            self.environment.stats.total.start_time = self._load_begun_s
         for member in live:
             wanted = (rate / len(live), trial)
             if member.told != wanted or now_s - member.told_s > REPORT_S:
@@ -171,14 +202,13 @@ class Conductor:
         found = []
         for member in self.members.values():
             if isinstance(runner, MasterRunner) and member.id not in runner.clients:
-                continue
-            if now_s - member.seen_s > LOST_S:
                 if not member.lost:
                     member.lost = True
-                    member.told = None
-                    text = f"worker {member.id} was lost; the others have its share"
-                    log.warning(text)
-                    self.record.warn(text, self._trial)
+                    self._miss(member, "it left")
+            elif now_s - member.seen_s > LOST_S:
+                if not member.lost:
+                    member.lost = True
+                    self._miss(member, "it was lost")
             elif member.ready:
                 found.append(member)
         return found
@@ -218,17 +248,30 @@ class Conductor:
         runner.send_message(SHARE, data, client_id=name)
 
     def _give_up(self, message: str) -> None:
+        """This run cannot be; with a web page another may."""
         log.error("error: %s", message)
         self.record.error = message
-        self.environment.process_exit_code = 2
         self._write("failed")
         runner = self.environment.runner
         assert runner is not None
-        runner.quit()
+        if self.environment.web_ui is not None:
+            runner.stop()
+        else:
+            self.environment.process_exit_code = 2
+            runner.quit()
 
     def _write(self, status: str) -> None:
         begun_s, self._fresh = time.monotonic(), False
         if self.path is not None:
-            self.record.write(self.path, "failed" if self.record.error else status)
+            path, self.path = self.path, None
+            try:
+                self.record.write(path, "failed" if self.record.error else status)
+            except OSError as error:  # not tried again
+                raise LoadError(f"--record {path} cannot be written: {error.strerror}") from None
+            self.path = path
         took_s = time.monotonic() - begun_s
         self._write_at_s = begun_s + max(WRITE_S, took_s / WRITING)
+
+
+def _is_engine(user: type) -> bool:
+    return issubclass(user, EngineUser)

@@ -8,8 +8,9 @@ sends, and twice a second
   the requests: its page, CSV and percentiles know no difference;
 - reports the same to the conductor, and that this worker is alive.
 
-A share is a lease: a worker that has heard nothing from its conductor for
-`LEASE_S` sends nothing any more, because the others have been given its part.
+A share is a lease, kept by the engine itself: one that was told nothing for
+`LEASE_S` sends nothing any more, because the others have been given its part,
+and its Locust process may be what stands still.
 
 A request that failed counts as one and has no response time, so that Locust's
 percentiles are of what was answered, as the engine's own are.
@@ -24,7 +25,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from importlib import metadata
 from typing import Any
 
@@ -32,17 +33,18 @@ import gevent
 import locust
 from locust import User, constant, task
 from locust.env import Environment
+from locust.runners import WorkerRunner
 from locust.stats import StatsEntry, StatsError
 
 from loadgen import locust_options
-from loadgen.engine_process import LATENCY
+from loadgen.engine_account import LATENCY
 from loadgen.http_run import OUTCOMES
 from loadgen.locust_histogram import ms_of, unpacked
 from loadgen.target import LoadError
 
 log = logging.getLogger("sedabench")
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of the messages between conductor and workers; raised when an old one would misread them."""
 
 REPORT_S = 0.5
@@ -50,7 +52,11 @@ REPORT_S = 0.5
 LEASE_S = 2.5
 
 MASTER_LOST_S = 10.0
-"""A master with an engine at work says something every `REPORT_S`.  Locust waits for a minute."""
+"""A master says something every `REPORT_S`, when there is nothing to do too.  Locust waits for a
+minute."""
+
+ENGINE_LOST_S = 2.0
+"""An engine reports every half a second; one that does not stands still."""
 
 REPORT, SHARE = "sedabench_report", "sedabench_share"
 
@@ -130,7 +136,8 @@ class Bridge:
         self._connected = 0
         self._classes: list[tuple[str, str]] = []
         self._heard_s = 0.0
-        self._told: tuple[float, int | None] = (0.0, None)
+        """From the conductor; 0: never yet."""
+        self._engine_said_s = 0.0
         self._news: list[dict[str, Any]] = []
         runner = environment.runner
         assert runner is not None
@@ -145,7 +152,7 @@ class Bridge:
         """Start the engine, unless it runs: a worker needs one, however many users it has."""
         if self.engine is not None:
             return
-        self.ready, self.error, self._told = False, "", (0.0, None)
+        self.ready, self.error = False, ""
         try:
             self.engine = EngineProcess(self._settings(), self._on_message)
         except LoadError as error:
@@ -171,13 +178,14 @@ class Bridge:
         engine, self.engine = self.engine, None
         if engine is not None:
             engine.stop()
-            self.ready = False
-            self._report()
+        self.ready, self.error = False, ""
+        self._report()
 
     def _fail(self, message: str) -> None:
         self.error = message
         self.ready = False
-        log.error("error: %s", message)
+        if isinstance(self.environment.runner, WorkerRunner):  # else the conductor says it
+            log.error("error: %s", message)
 
     # From the conductor
 
@@ -186,7 +194,9 @@ class Bridge:
             self._end(msg.data["refused"])
             return
         self._heard_s = time.monotonic()
-        self._tell(float(msg.data["rate"]), msg.data["trial"])
+        if self.engine is not None and self.ready:
+            order = {"rate": float(msg.data["rate"]), "trial": msg.data["trial"]}
+            self.engine.tell(order | {"lease_s": LEASE_S})
 
     def _end(self, why: str) -> None:
         """This worker can do no more: say so, stop, and have exit status 2."""
@@ -197,32 +207,25 @@ class Bridge:
         assert runner is not None
         gevent.spawn(runner.quit)
 
-    def _tell(self, rate: float, trial: int | None) -> None:
-        if self.engine is not None and self.ready and self._told != (rate, trial):
-            self._told = (rate, trial)
-            self.engine.tell({"rate": rate, "trial": trial})
-
     # From the engine
 
     def _on_message(self, message: dict[str, Any]) -> None:
+        self._engine_said_s = time.monotonic()
         if message["event"] == "ready":
             self._classes = [(method, name) for method, name in message["classes"]]
             self._connected = message["connected"]
-            self.ready, self._heard_s = True, time.monotonic()
+            self.ready = True
         elif message["event"] == "error":
             self._fail(message["message"])
             self.engine = None
         else:
             message["cells"] = unpacked(message["cells"], 5)
             fold(self.environment, self._classes, message)
-            self._news.append(message | {"at_s": time.monotonic()})
+            self._news.append(message | {"at_s": message["at_ns"] / 1e9})
 
     def _keep_reporting(self) -> None:
         while not self.ended:
-            silent_s = time.monotonic() - self._heard_s
-            if silent_s > LEASE_S:
-                self._tell(0.0, None)
-            if self.ready and silent_s > MASTER_LOST_S:
+            if self._heard_s and time.monotonic() - self._heard_s > MASTER_LOST_S:
                 self._end(f"the master was lost: not a word from it for {MASTER_LOST_S:g} s")
             self._report()
             gevent.sleep(REPORT_S)
@@ -238,7 +241,7 @@ class Bridge:
                 "version": version(),
                 "machine": machine(),
                 "now_s": time.monotonic(),
-                "ready": self.ready,
+                "ready": self.ready and time.monotonic() - self._engine_said_s < ENGINE_LOST_S,
                 "error": self.error,
                 "connected": self._connected,
                 "classes": self._classes,
@@ -249,28 +252,29 @@ class Bridge:
 
 def fold(environment: Environment, classes: list[tuple[str, str]], report: dict[str, Any]) -> None:
     """Add an engine's report to Locust's statistics."""
-    stats, now_s = environment.stats, time.time()
-    times: dict[int, Counter[float]] = {}
+    times: defaultdict[int, Counter[float]] = defaultdict(Counter)
+    failures: Counter[int] = Counter()
     for _, kind, which, bucket, number in report["cells"]:
         if kind == LATENCY:
-            times.setdefault(which, Counter())[ms_of(bucket)] += number
-    failures: Counter[str] = Counter()
-    for counts in report["trials"].values():
-        for outcome in OUTCOMES[1:]:
-            failures[outcome] += counts[outcome]
-    for which, response_times in times.items():
+            times[which][ms_of(bucket)] += number
+    for which, outcome, number in report["failures"]:
+        failures[which] += number
         method, name = classes[which]
-        _extend(stats, method, name, response_times, 0, now_s)
-    failed = sum(failures.values())
-    if failed:
-        method, name = classes[0] if len(classes) == 1 else ("", "failed")
-        _extend(stats, method, name, Counter(), failed, now_s)
-        for outcome, number in failures.items():
-            if number:
-                key = StatsError.create_key(method, name, SAYS[outcome])
-                entry = stats.errors.setdefault(key, StatsError(method, name, SAYS[outcome]))
-                entry.occurred()
-                entry.occurrences += number - 1
+        says = SAYS[OUTCOMES[outcome]]
+        key = StatsError.create_key(method, name, says)
+        error = environment.stats.errors.setdefault(key, StatsError(method, name, says))
+        error.occurred()
+        error.occurrences += number - 1
+    behind_s = time.time() - time.monotonic()
+    at_s = report["at_ns"] / 1e9 + behind_s
+    last_s = report["last_done_ns"] / 1e9 + behind_s if report["last_done_ns"] else at_s
+    for which in sorted({*times, *failures}):
+        method, name = classes[which]
+        entry: Any = StatsEntry(environment.stats, name, method)  # whose types say int
+        entry.start_time, entry.last_request_timestamp = at_s - report["elapsed_s"], last_s
+        _fill(entry, times[which], failures[which], report["bytes"][which], int(at_s))
+        environment.stats.entries[(entry.name, entry.method)].extend(entry)
+        environment.stats.total.extend(entry)
 
 
 SAYS = {
@@ -282,23 +286,18 @@ SAYS = {
 }
 
 
-def _extend(
-    stats: Any, method: str, name: str, times_ms: Counter[float], failed: int, now_s: float
-) -> None:
-    """As the master adds what its workers report; for one entry and the total."""
-    entry: Any = StatsEntry(stats, name, method)  # whose types say int, and which takes floats
+def _fill(entry: Any, times_ms: Counter[float], failed: int, size: int, second: int) -> None:
+    """As it would be, had Locust made the requests.  Those that failed have no time."""
     answered = sum(times_ms.values())
-    entry.start_time = entry.last_request_timestamp = now_s
     entry.num_requests = answered + failed
     entry.num_none_requests = entry.num_failures = failed
+    entry.total_content_length = size
     entry.response_times = dict(times_ms)
-    entry.num_reqs_per_sec = {int(now_s): answered + failed}
-    entry.num_fail_per_sec = {int(now_s): failed} if failed else {}
+    entry.num_reqs_per_sec = {second: answered + failed}
+    entry.num_fail_per_sec = {second: failed} if failed else {}
     if times_ms:
         entry.total_response_time = sum(ms * number for ms, number in times_ms.items())
         entry.min_response_time, entry.max_response_time = min(times_ms), max(times_ms)
-    stats.entries[(name, method)].extend(entry)
-    stats.total.extend(entry)
 
 
 def may_be_remote(environment: Environment) -> bool:

@@ -7,6 +7,7 @@ be given as an environment variable too: `--rate` is `SEDABENCH_RATE`.
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from typing import Any
 
@@ -14,7 +15,8 @@ from loadgen import locust_plan
 from loadgen.locust_plan import Plan
 from loadgen.target import LoadError
 
-SHAPES = ("steady", "overload", "spike", "figure1", "none")
+PLANS = ("steady", "overload", "spike")
+SHAPES = (*PLANS, "figure1", "none")
 
 
 def add_options(parser: Any) -> None:
@@ -61,8 +63,10 @@ def plan(options: Namespace, shape: str) -> Plan:
     """The steps of a shape.  Raises LoadError on nonsense."""
     warmup_s = float(options.warmup)
     lasts_s = float(options.duration) or float(options.run_time or 0)
-    if warmup_s < 0 or lasts_s < 0 or not float(options.rate) > 0:
+    if warmup_s < 0 or lasts_s < 0 or not 0 < float(options.rate) < math.inf:
         raise LoadError("--rate must be above 0, --warmup and --duration not under it")
+    if int(options.connections) < 1 or not float(options.timeout) > 0:
+        raise LoadError("--connections and --timeout must be above 0")
     if shape == "overload":
         loads = locust_plan.numbers("loads", options.loads)
         return locust_plan.overload(loads, lasts_s or 10.0, warmup_s)

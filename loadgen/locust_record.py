@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadgen.engine_process import COUNTS, LAG, LATENCY, REJECTION, SERVICE
+from loadgen.engine_account import COUNTS, LAG, LATENCY, REJECTION, SERVICE
 from loadgen.http_run import OUTCOMES
 from loadgen.locust_histogram import percentile_us, summary_us
 
@@ -25,6 +25,10 @@ BIN_S = 0.5
 
 LATE_US = 1000.0
 """Send lag (99th percentile) above which the generator was the limit."""
+
+SHORT = 0.05
+"""Of the rate: what was offered may be less, or more, without a word.  Beyond three standard
+deviations of a Poisson process too."""
 
 ALL_THE_TIME_S = 1.0
 """A worker whose part of a trial is shorter by less than this was there from begin to end."""
@@ -211,7 +215,9 @@ class Record:
             "by_class": self._by_class(trial),
             "latency_quantiles": _quantiles(trial.buckets(LATENCY)),
         }
-        reasons = _why_invalid(result, accounted=sum(counts[name] for name in OUTCOMES))
+        reasons = _why_invalid(
+            result, sum(counts[name] for name in OUTCOMES), counts["stalled_ns"] / 1e9
+        )
         warnings = list(self._warned[number])
         if lag["p99"] and latency["p50"] and LATE_US >= lag["p99"] > latency["p50"] / 10:
             warnings.append(
@@ -272,7 +278,7 @@ def _quantiles(buckets: Counter[int]) -> dict[str, list[float]]:
     return found
 
 
-def _why_invalid(result: Mapping[str, Any], accounted: int) -> list[str]:
+def _why_invalid(result: Mapping[str, Any], accounted: int, stalled_s: float) -> list[str]:
     reasons = []
     scheduled, asked = result["scheduled"], result["rate"] * result["duration_s"]
     if not scheduled:
@@ -282,6 +288,12 @@ def _why_invalid(result: Mapping[str, Any], accounted: int) -> list[str]:
     lag_us = result["send_lag_us"]["p99"]
     if lag_us is not None and lag_us > LATE_US:
         reasons.append(f"requests were sent late: 99th percentile {lag_us / 1e3:.2f} ms")
+    if abs(scheduled - asked) > max(SHORT * asked, 3 * math.sqrt(asked)):
+        reasons.append(
+            f"{result['offered_rps']:.1f} of {result['rate']:.1f} requests/s were offered"
+        )
+    if stalled_s:
+        reasons.append(f"workers stood still for {stalled_s:.1f} s together")
     if accounted < scheduled:
         reasons.append(f"{scheduled - accounted} requests were lost with a worker's account")
     return reasons if asked else ["no rate was asked for"]

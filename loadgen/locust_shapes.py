@@ -16,6 +16,7 @@ With this project's locustfile, `--shape spike`.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from argparse import Namespace
@@ -24,6 +25,9 @@ from locust import LoadTestShape
 
 from loadgen import locust_options, locust_plan
 from loadgen.locust_plan import Plan, Step
+from loadgen.target import LoadError
+
+log = logging.getLogger("sedabench")
 
 Tick = tuple[int, float]
 
@@ -43,6 +47,8 @@ class PlanShape(LoadTestShape):
         self.engines = False
         """True: users are engines, one a worker; the conductor sets it and calls `begin`."""
         self.drained = True
+        self.by_option = False
+        """True: `--shape` says which plan it is, and may say another in Locust's page."""
         self._begun_s: float | None = None
         self._plan: Plan | None = None
 
@@ -67,7 +73,11 @@ class PlanShape(LoadTestShape):
     @property
     def plan(self) -> Plan:
         if self._plan is None:
-            self._plan = locust_options.plan(_options(self), self.name)
+            options = _options(self)
+            if self.by_option and options.shape in locust_options.PLANS:
+                self.name = options.shape
+            options.shape = self.name
+            self._plan = locust_options.plan(options, self.name)
         return self._plan
 
     @property
@@ -77,9 +87,13 @@ class PlanShape(LoadTestShape):
 
     def tick(self) -> Tick | None:
         assert self.runner is not None
+        try:
+            step = self.step
+        except LoadError as error:  # nonsense from the form in Locust's page
+            log.error("error: %s", error)
+            return None
         if not self.engines:
             self.begin()
-        step = self.step
         if step is None and (self.drained or not self.engines):
             return None
         if self.engines:
@@ -138,7 +152,10 @@ def shape_named(name: str) -> LoadTestShape:
         "spike": SpikeShape,
         "figure1": Figure1Shape,
     }
-    return shapes[name]()
+    shape = shapes[name]()
+    if isinstance(shape, PlanShape):
+        shape.by_option = True
+    return shape
 
 
 def all_shapes() -> dict[str, LoadTestShape]:

@@ -8,12 +8,15 @@ thousand requests a second; `EngineUser` (`locust_engine.py`) is for more.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from functools import cache
 
 import gevent
 from gevent import socket
 from locust import FastHttpUser, User, task
+from locust.env import Environment
+from locust.exception import StopUser
 
 from loadgen import locust_options
 from loadgen.burst import ACK_BYTES
@@ -24,6 +27,8 @@ from loadgen.http_probe import read_url
 from loadgen.locust_engine import may_be_remote
 from loadgen.mix import Mix
 from loadgen.target import LoadError, resolve
+
+log = logging.getLogger("sedabench")
 
 PACKET_BYTES, PACKETS = 8192, 1000
 
@@ -108,6 +113,15 @@ def _mix_of(target: str, mix: str, allow_remote: bool) -> tuple[str, Mix]:
     return f"http://{url.host}", open_mix(url, mix or None)
 
 
+def _end(environment: Environment, why: str) -> None:
+    """No user of this process can do anything: one line, once, and exit status 2."""
+    if environment.process_exit_code != 2:
+        environment.process_exit_code = 2
+        log.error("error: %s", why)
+        assert environment.runner is not None
+        gevent.spawn(environment.runner.quit)
+
+
 class WebUser(FastHttpUser):
     """One connection: requests of `--mix` by weight, each checked, without a pause.
 
@@ -120,9 +134,13 @@ class WebUser(FastHttpUser):
 
     def on_start(self) -> None:
         options = self.environment.parsed_options
-        self._base, self._mix = _mix_of(
-            locust_options.target(options), options.mix, may_be_remote(self.environment)
-        )
+        try:
+            self._base, self._mix = _mix_of(
+                locust_options.target(options), options.mix, may_be_remote(self.environment)
+            )
+        except LoadError as error:
+            _end(self.environment, str(error))
+            raise StopUser from None
         seed = int(options.seed) + next(self._numbers)
         self._chosen = itertools.cycle(self._mix.choose(CHOICES, seed).tolist())
 

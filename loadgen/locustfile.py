@@ -25,7 +25,7 @@ from locust import events
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadgen import locust_engine, locust_options, locust_users, locust_web
+from loadgen import locust_engine, locust_options, locust_plan, locust_users, locust_web
 from loadgen.http_probe import read_url
 from loadgen.locust_conductor import Conductor
 from loadgen.locust_engine import Bridge
@@ -101,8 +101,12 @@ def _lead(environment: Environment, options: Namespace) -> None:
         raise LoadError("what is to be loaded? Give --target http://HOST:PORT/PATH")
     engines = EngineUser in environment.user_classes
     name = options.shape or ("steady" if engines else "none")
-    if name in ("steady", "overload", "spike"):
+    if name in locust_options.PLANS:
         locust_options.plan(options, name)  # or it is refused here
+    elif name == "figure1":
+        locust_plan.numbers("levels", options.levels)
+        if engines:
+            raise LoadError("--shape figure1 is of connections: name WebUser or BurstUser")
     if environment.shape_class is None and name != "none":
         environment.shape_class = shape_named(name)
         environment.shape_class.runner = environment.runner

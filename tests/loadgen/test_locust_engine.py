@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from loadgen.engine_process import COUNTS, LATENCY, Engine
+from loadgen.engine_account import COUNTS, LATENCY
+from loadgen.engine_process import Engine
 from loadgen.engine_settings import Settings
 from loadgen.http_connections import Connection
 from loadgen.http_run import OUTCOMES

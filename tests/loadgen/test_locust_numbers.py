@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen import locust_plan
+from loadgen.engine_account import COUNTS
 from loadgen.engine_arrivals import Arrivals
-from loadgen.engine_process import COUNTS, SLICE_NS
+from loadgen.engine_process import SLICE_NS
 from loadgen.locust_histogram import (
     bucket_ms,
     buckets_of,
@@ -114,7 +115,7 @@ def report(**counts: int) -> dict[str, object]:
 
 def test_counts_of_all_workers_are_added_and_each_bin_gets_its_share_of_a_report() -> None:
     record = Record({
-        "target": "", "rate": 100.0, "mix": "", "arrivals": "constant", "seed": 1,
+        "target": "", "rate": 200.0, "mix": "", "arrivals": "constant", "seed": 1,
         "connections": 1, "warmup": 0, "timeout": 1, "slo": 100,
     })  # fmt: skip
     record.workers = {"a": {"connected": 1}, "b": {"connected": 1}}

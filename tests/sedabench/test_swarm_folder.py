@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loadgen.engine_process import COUNTS, LAG, LATENCY, SERVICE
+from loadgen.engine_account import COUNTS, LAG, LATENCY, SERVICE
 from loadgen.locust_record import Record
 from sedabench import compare, load_run, report, swarm
 from sedabench.errors import UserError
