@@ -115,6 +115,7 @@ def run(config: Peers, out: Path, progress: Progress | None = None) -> tuple[Run
     bench = Bench.of(config.python)
     site = Site.prepare(WORKLOAD, bench, {})
     common.try_servers(config.servers, config.workload_of(site, 1), bench)
+    common.import_readers()
     more = {"compute_loops_per_us": site.loops_per_us}
     manifest = common.manifest(NAME, config, bench, plan_of(config), more)
     with RunWriter.create(out, manifest, http_columns.COLUMNS) as writer:
