@@ -176,7 +176,7 @@ class Conductor:
         for member in self.members.values():  # nothing to do, but a master that is there
             if member not in live and not member.lost and now_s - member.told_s > REPORT_S:
                 member.told_s = now_s
-                self._send(member.id, {"rate": 0.0, "trial": None})
+                self._send(member.id, {"rate": 0.0, "trial": None, "now_s": now_s})
         if not any(map(_is_engine, self.environment.user_classes)):
             return
         rate, trial = self._wanted(now_s, live) if running else (0.0, None)
@@ -189,7 +189,7 @@ class Conductor:
             wanted = (rate / len(live), trial)
             if member.told != wanted or now_s - member.told_s > REPORT_S:
                 member.told, member.told_s = wanted, now_s
-                self._send(member.id, {"rate": wanted[0], "trial": trial})
+                self._send(member.id, {"rate": wanted[0], "trial": trial, "now_s": now_s})
         if running and not live:
             failed = [member for member in self.members.values() if member.error]
             if failed and len(failed) == len(self.members):

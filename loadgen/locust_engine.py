@@ -137,6 +137,8 @@ class Bridge:
         self._classes: list[tuple[str, str]] = []
         self._heard_s = 0.0
         """From the conductor; 0: never yet."""
+        self._least_delay_s = float("inf")
+        """Of its messages, and the difference of the two clocks."""
         self._engine_said_s = 0.0
         self._news: list[dict[str, Any]] = []
         runner = environment.runner
@@ -193,10 +195,13 @@ class Bridge:
         if msg.data.get("refused"):
             self._end(msg.data["refused"])
             return
-        self._heard_s = time.monotonic()
-        if self.engine is not None and self.ready:
+        self._heard_s = now_s = time.monotonic()
+        delay_s = now_s - msg.data["now_s"]
+        self._least_delay_s = min(self._least_delay_s, delay_s)
+        lease_s = LEASE_S - (delay_s - self._least_delay_s)
+        if self.engine is not None and self.ready and lease_s > 0:  # else it lay in a queue
             order = {"rate": float(msg.data["rate"]), "trial": msg.data["trial"]}
-            self.engine.tell(order | {"lease_s": LEASE_S})
+            self.engine.tell(order | {"lease_s": lease_s})
 
     def _end(self, why: str) -> None:
         """This worker can do no more: say so, stop, and have exit status 2."""

@@ -91,12 +91,15 @@ def swarm(
         web_port=web_port,
     )  # fmt: skip
     folder = out or new_folder_path(Path("results"), swarms.NAME)
-    runs = swarms.conduct(config, where, folder, lambda text: click.echo(text, err=True))
+    runs, signum = swarms.conduct(config, where, folder, lambda text: click.echo(text, err=True))
     for run in runs:
         swarms.show(run, standard_output())
         for path in swarms.draw(run):
             click.echo(path)
         click.echo(run.path)
+    if signum is not None:
+        click.echo("interrupted: what was measured until then is kept", err=True)
+        sys.exit(128 + signum)
     if runs[-1].manifest["status"] != "complete":
         raise UserError(f"it ended early; what was measured until then is in {runs[-1].path}")
 

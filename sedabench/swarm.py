@@ -11,8 +11,11 @@ This is also the experiment `swarm` for everything that reads run folders:
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -25,9 +28,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedabench import plots
-from sedabench.errors import UserError, one_line
+from sedabench.errors import StoppedBySignal, UserError, one_line
 from sedabench.process import Child, before_exec
 from sedabench.results import Run, check_new_folder, load_run
+from sedabench.runner import _signals_as_exceptions
 from sedabench.swarm_folder import TIMELINE, SwarmFolder
 from sedabench.swarm_server import ServerWatch
 
@@ -79,6 +83,10 @@ class Swarm:
     def trials(self) -> int:
         return len(self.loads.split(",")) if self.shape == "overload" else 1
 
+    @property
+    def lasts_s(self) -> float:
+        return self.trials * (self.warmup + self.duration)
+
 
 def locust_command() -> list[str]:
     """The interpreter, Locust and our locustfile, found without importing either."""
@@ -110,13 +118,20 @@ def work(host: str, port: int, *, allow_remote: bool, wait_s: float) -> int:
     ]  # fmt: skip
     process = subprocess.Popen(
         [*command, *(["--allow-remote"] if allow_remote else [])],
-        env=environment, stderr=subprocess.PIPE, text=True,
+        env=environment, stderr=subprocess.PIPE, text=True, process_group=0,
         preexec_fn=before_exec((), os.getpid()),
     )  # fmt: skip
     try:
-        text = process.communicate()[1]
-    except KeyboardInterrupt:  # it was interrupted too, and says goodbye to the master
-        text = process.communicate()[1]
+        with _signals_as_exceptions():
+            text = process.communicate()[1]
+    except KeyboardInterrupt:  # let it say goodbye to the master
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        raise
     said = [line for line in text.splitlines() if line.strip()]
     if process.returncode == 255:
         raise UserError(f"{host}:{port} answers, but it is no Locust master; name its --port")
@@ -162,10 +177,11 @@ class Where:
 Say = Callable[[str], None]
 
 
-def conduct(config: Swarm, where: Where, out: Path, say: Say) -> list[Run]:
+def conduct(config: Swarm, where: Where, out: Path, say: Say) -> tuple[list[Run], int | None]:
     """Run a swarm and keep what it measured in the folder `out`, as it goes.
 
-    Returns the run; with the web page there may be several, in `out`, `out-2`, ...
+    Returns the run, and the signal that ended it early, if one did; with the web
+    page there may be several runs, in `out`, `out-2`, ...
 
     Raises:
         UserError: it could not begin; `out` is not new or empty.
@@ -176,11 +192,18 @@ def conduct(config: Swarm, where: Where, out: Path, say: Say) -> list[Run]:
     keep = _Keeper(config, where.workers, out, watch)
     with tempfile.TemporaryDirectory(prefix="sedabench-swarm-") as scratch:
         keep.record = Path(scratch) / "record.json"
-        ended = _run(config, where, keep, say)
+        stop: KeyboardInterrupt | None = None
+        try:
+            ended = _run(config, where, keep, say)
+        except KeyboardInterrupt as interruption:
+            ended, stop = "it was interrupted", interruption
         keep.look(ended)
     if not keep.folders:
-        raise UserError(keep.error or f"the master {ended}")
-    return [load_run(folder) for folder in keep.folders]
+        raise stop or UserError(keep.error or ended)
+    runs = [load_run(folder) for folder in keep.folders]
+    if stop is None:
+        return runs, None
+    return runs, stop.signum if isinstance(stop, StoppedBySignal) else signal.SIGINT
 
 
 class _Keeper:
@@ -219,7 +242,7 @@ class _Keeper:
             self._folder.take(said)
             self._said = said
         if ended:
-            self._close(f"the master {ended}")
+            self._close(ended)
 
     def _close(self, why: str) -> None:
         folder, self._folder = self._folder, None
@@ -238,6 +261,11 @@ def _check_free(where: Where) -> None:
                 sock.bind((where.bind if port == where.port else "127.0.0.1", port))
             except OSError as error:
                 option = "--port" if port == where.port else "--web"
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise UserError(
+                        f"cannot listen on {where.bind}: it is no address of this machine; "
+                        "name one with --bind"
+                    ) from None
                 raise UserError(
                     f"cannot listen on port {port} ({error.strerror}); name another with {option}"
                 ) from None
@@ -262,6 +290,7 @@ def _run(config: Swarm, where: Where, keep: _Keeper, say: Say) -> str:
         *(["--allow-remote"] if config.allow_remote else []),
     ]  # fmt: skip
     with ExitStack() as stack:
+        stack.enter_context(_signals_as_exceptions())
         master = stack.enter_context(Child("master", command))
         workers = [
             stack.enter_context(Child(f"worker {number}", worker))
@@ -270,6 +299,7 @@ def _run(config: Swarm, where: Where, keep: _Keeper, say: Say) -> str:
         if not where.local:
             say(f"waiting for {where.workers} workers: sedabench swarm --worker --master-host HOST")
         gone: set[Child] = set()
+        told = ""
         try:
             while master.returncode is None:
                 for child in workers:
@@ -279,13 +309,33 @@ def _run(config: Swarm, where: Where, keep: _Keeper, say: Say) -> str:
                 if workers and len(gone) == len(workers) and not keep.folders:
                     raise UserError("all workers ended before anything was measured")
                 keep.look()
+                news = _news(config, where, keep)
+                if news not in ("", told):
+                    say(news)
+                told = news
                 time.sleep(POLL_S)
         except KeyboardInterrupt:
-            master.stop(STOP_S)
-            keep.look()
-            if not keep.folders:
-                raise
-        return f"ended with exit status {master.stop(STOP_S)}"
+            _interrupt(master.pid)
+            deadline_s = time.monotonic() + STOP_S
+            while master.returncode is None and time.monotonic() < deadline_s:
+                time.sleep(POLL_S / 4)
+            raise
+        return f"the master ended with exit status {master.stop(STOP_S)}"
+
+
+def _news(config: Swarm, where: Where, keep: _Keeper) -> str:
+    """For whoever waits at the terminal."""
+    if where.web_port is not None:
+        return f"error: {keep.error}" if keep.error else ""
+    return f"all workers are ready; it takes about {config.lasts_s:g} s" if keep.folders else ""
+
+
+def _interrupt(pid: int) -> None:
+    """Locust without its page hears nothing else: it stops the workers and writes what it has."""
+    try:
+        os.kill(pid, signal.SIGINT)
+    except ProcessLookupError:
+        pass
 
 
 # -- the experiment, for those who read run folders ---------------------------------------
@@ -348,12 +398,29 @@ def show(run: Run, console: Console) -> None:
             str(trial["trial"]), f"{trial['load']:g}", str(trial["workers"]),
             *(f"{trial[name]:,.1f}" for name in
               ("asked_rps", "offered_rps", "throughput_rps", "goodput_rps")),
-            *(f"{trial[name] / 1e3:,.3f}" for name in ("latency_p50_us", "latency_p99_us")),
+            *(_ms(trial[name]) for name in ("latency_p50_us", "latency_p99_us")),
             "yes" if trial["valid"] else "NO",
         )  # fmt: skip
     console.print(table)
+    said = list(run.manifest["warnings"])
     for trial in run.trials.to_dict("records"):
-        if not trial["valid"]:
-            console.print(f"trial {trial['trial']}: {trial['invalid_reason']}", markup=False)
-    for warning in run.manifest["warnings"]:
+        lines = [] if trial["valid"] else [f"not valid: {trial['invalid_reason']}"]
+        failed = ", ".join(f"{trial[name]:,} {words}" for name, words in FAILED if trial[name])
+        if failed:
+            lines.append(f"of {trial['scheduled']:,} requests: {failed}")
+        own = trial["warnings"].split(" | ") if isinstance(trial["warnings"], str) else []
+        lines += [f"warning: {text}" for text in own if text and text not in said]
+        for line in lines:
+            console.print(f"trial {trial['trial']}: {line}", markup=False, highlight=False)
+    for warning in said:
         console.print(f"warning: {one_line(warning)}", markup=False, highlight=False)
+
+
+FAILED = (
+    ("rejected", "rejected (503)"), ("wrong", "wrong replies"), ("timeouts", "timed out"),
+    ("connection_errors", "lost with their connection"), ("never_sent", "never sent"),
+)  # fmt: skip
+
+
+def _ms(latency_us: float) -> str:
+    return "-" if math.isnan(latency_us) else f"{latency_us / 1e3:,.3f}"

@@ -120,6 +120,8 @@ def columns(
     """
     if len(moments) < 2:
         return {}, []
+    if any(moment.stats.get("pid") != moments[0].stats.get("pid") for moment in moments):
+        return {}, ["the server was started anew, and counts from its start: its columns are empty"]
     first, last = moments[0], moments[-1]
     elapsed_s = last.at_s - first.at_s
     row: dict[str, Value] = {
