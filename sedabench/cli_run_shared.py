@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -129,7 +130,7 @@ def _report(console: Any, finished: Run, outcome: Outcome) -> None:
     if outcome.signum is not None:
         click.echo(
             f"interrupted: {outcome.finished} of {outcome.planned} trials are kept; finish with: "
-            f"sedabench run {name} --resume {finished.path}"
+            f"sedabench run {name} --resume {shlex.quote(str(finished.path))}"
         )
         sys.exit(128 + outcome.signum)
     figures = sorted(finished.path.glob("*.png"))

@@ -6,6 +6,7 @@ What a suite may say is told in `sedabench.suite`, how it is carried out in
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ def suite(ctx: click.Context, /, out: Path | None, resumed: Path | None, check: 
         if (resumed / SUITE).exists() and path.read_bytes() != (resumed / SUITE).read_bytes():
             raise UserError(
                 f"{path} is not, or no longer, the suite of {resumed}; continue that with: "
-                f"sedabench run --resume {resumed}"
+                f"sedabench run --resume {_word(resumed)}"
             )
         take_up(resumed)
         return
@@ -123,7 +124,7 @@ def _report(asked: Suite, folder: Path, outcome: SuiteOutcome, console: Console)
         trials = sum(state.trials for state in outcome.runs)
         click.echo(
             f"interrupted: {finished} of {trials} trials are kept; finish with: "
-            f"sedabench run --resume {folder}"
+            f"sedabench run --resume {_word(folder)}"
         )
         sys.exit(128 + outcome.signum)
     if outcome.failed:
@@ -131,9 +132,15 @@ def _report(asked: Suite, folder: Path, outcome: SuiteOutcome, console: Console)
         others = f" (and {len(outcome.failed) - 1} more)" if len(outcome.failed) > 1 else ""
         raise UserError(
             f"run {first.name!r} of suite {asked.name} failed{others}: {first.error}; "
-            f"when that is mended: sedabench run --resume {folder}"
+            f"when that is mended: sedabench run --resume {_word(folder)}"
         )
-    click.echo(f"{folder}  (one page of it: sedabench report {folder}/*/ --out report.html)")
+    page = f"sedabench report {_word(folder)}/*/ --out report.html"
+    click.echo(f"{folder}  (one page of it: {page})")
+
+
+def _word(path: Path) -> str:
+    """A path as it can be pasted into a shell."""
+    return shlex.quote(str(path))
 
 
 def _warning(text: Any) -> str:

@@ -120,7 +120,8 @@ def _document(path: Path, shown: str) -> tuple[bytes, dict[str, Any]]:
         raise UserError(f"{shown} does not exist; {hint}") from None
     except IsADirectoryError:
         raise UserError(
-            f"{shown} is a folder; to continue what is in it: sedabench run --resume {shown}"
+            f"{shown} is a folder; to continue what is in it: "
+            f"sedabench run --resume {shlex.quote(shown)}"
         ) from None
     except OSError as error:
         raise UserError(f"{shown} cannot be read: {error.strerror}") from None

@@ -11,6 +11,7 @@ import importlib
 import json
 import math
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -273,7 +274,7 @@ def recorded_settings(
     if manifest["experiment"] != name:
         raise UserError(
             f"{path} is a run of {manifest['experiment']}; continue it with: "
-            f"sedabench run {manifest['experiment']} --resume {path}"
+            f"sedabench run {manifest['experiment']} --resume {shlex.quote(str(path))}"
         )
     try:
         parameters = {

@@ -300,19 +300,20 @@ def test_a_suite_with_a_server_of_ones_own_is_resumed_from_any_folder(
     text = text.replace('"eventloop"', '"mine=own.py:Followers"').replace("[1]", "[1, 2]")
     (tmp_path / "suites").mkdir()
     written(tmp_path / "suites", text.replace("own.py", "../own.py"), "mine.toml")
-    with driver("suites/mine.toml", "--out", "out", cwd=tmp_path) as process:
+    with driver("suites/mine.toml", "--out", "my out", cwd=tmp_path) as process:
         lines_until(process, "[1/2] ")
         wait_for(lambda: waits_in_a_trial(process.pid))
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=DEADLINE_S)
+        rest, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 143, errors
+    assert rest.splitlines()[-1].endswith("sedabench run --resume 'my out'")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    with driver("--resume", "../out", cwd=elsewhere) as process:
+    with driver("--resume", "../my out", cwd=elsewhere) as process:
         output, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, errors
-    assert output.splitlines()[-1].startswith("../out  ")
-    trials = load_run(tmp_path / "out" / "one").trials
+    assert output.splitlines()[-1].startswith("../my out  ")
+    trials = load_run(tmp_path / "my out" / "one").trials
     assert trials["architecture"].tolist() == ["own.py:Followers"] * 2
     assert (trials["bandwidth_bps"] > 0).all(), trials["invalid_reason"].tolist()
 
