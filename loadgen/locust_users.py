@@ -16,7 +16,6 @@ import gevent
 from gevent import socket
 from locust import FastHttpUser, User, task
 from locust.env import Environment
-from locust.exception import StopUser
 
 from loadgen import locust_options
 from loadgen.burst import ACK_BYTES
@@ -140,7 +139,7 @@ class WebUser(FastHttpUser):
             )
         except LoadError as error:
             _end(self.environment, str(error))
-            raise StopUser from None
+            raise gevent.GreenletExit from None
         seed = int(options.seed) + next(self._numbers)
         self._chosen = itertools.cycle(self._mix.choose(CHOICES, seed).tolist())
 

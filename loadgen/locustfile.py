@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def set_up(environment: Environment, **_: Any) -> None:
         if options is not None and options.record:
             refused = Record({})
             refused.error = str(error)
-            refused.write(Path(options.record), "failed")
+            with suppress(OSError):
+                refused.write(Path(options.record), "failed")
         sys.exit(2)
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sedabench.errors import UserError
+from sedabench.errors import StoppedBySignal, UserError
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
 
@@ -82,7 +84,8 @@ def swarm(
         if not allow_remote and address and not _is_loopback(address):
             raise UserError(f"{name} {address} is not this machine; give --allow-remote if you may")
     if role == "worker":
-        sys.exit(swarms.work(master_host, port, allow_remote=allow_remote, wait_s=wait_s))
+        with _as_status():
+            sys.exit(swarms.work(master_host, port, allow_remote=allow_remote, wait_s=wait_s))
     if target is None or rate is None:
         raise UserError("a swarm needs --target URL and --rate R; see sedabench swarm --help")
     config = swarms.Swarm(target=target, rate=rate, allow_remote=allow_remote, **settings)
@@ -91,17 +94,29 @@ def swarm(
         web_port=web_port,
     )  # fmt: skip
     folder = out or new_folder_path(Path("results"), swarms.NAME)
-    runs, signum = swarms.conduct(config, where, folder, lambda text: click.echo(text, err=True))
+    with _as_status():
+        runs, signum = swarms.conduct(
+            config, where, folder, lambda text: click.echo(text, err=True)
+        )
     for run in runs:
         swarms.show(run, standard_output())
         for path in swarms.draw(run):
             click.echo(path)
         click.echo(run.path)
-    if signum is not None:
-        click.echo("interrupted: what was measured until then is kept", err=True)
-        sys.exit(128 + signum)
     if runs[-1].manifest["status"] != "complete":
+        if signum is not None:
+            click.echo("interrupted: what was measured until then is kept", err=True)
+            sys.exit(128 + signum)
         raise UserError(f"it ended early; what was measured until then is in {runs[-1].path}")
+
+
+@contextmanager
+def _as_status() -> Iterator[None]:
+    """click makes 130 of every interruption."""
+    try:
+        yield
+    except StoppedBySignal as stop:
+        sys.exit(128 + stop.signum)
 
 
 def _is_loopback(address: str) -> bool:

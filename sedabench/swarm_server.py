@@ -32,8 +32,10 @@ PATIENCE_S = 2.0
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 APART = 0.05
-"""Replies of server and workers may differ by this share without a word: reports come in halves
-of a second."""
+"""Replies of server and workers may differ by this share without a word."""
+
+APART_S = 0.25
+"""Or by those of this time: reports of the workers come in halves of a second."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def columns(
     )
     apart, _ = compare_counts(begin, end, {"timeline": timeline, "start_ns": begun_s * 1e9})
     row[COUNTS_AGREE] = apart
-    if apart is None or abs(apart) <= APART:
+    if apart is None or abs(apart) <= max(APART, APART_S / elapsed_s):
         return row, []
     text = (
         f"the server made {1 + apart:.2f} times the replies that the workers had: it had other "

@@ -66,6 +66,9 @@ def test_locust_shows_what_the_engine_measured(tmp_path: Path) -> None:
     median_ms = result["latency_us"]["p50"] / 1e3
     assert float(row["Median Response Time"]) == pytest.approx(median_ms, rel=0.05)
     assert float(row["50%"]) == pytest.approx(median_ms, rel=0.05)
+    assert float(row["Average Content Size"]) == len("ok\n")
+    # It counts from the first request, not from the start of the engine, and to the last.
+    assert float(row["Requests/s"]) > 0.8 * result["offered_rps"]
 
 
 def test_bursts_are_reported_with_their_bytes(tmp_path: Path) -> None:
@@ -140,13 +143,25 @@ def until_answered(url: str) -> list[dict[str, Any]]:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("target", ["http://192.0.2.1/", ""])
-def test_a_target_that_cannot_be_is_one_line_and_status_2(target: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--target http://192.0.2.1/", "--allow-remote"),
+        ("", "--target"),
+        ("--target http://127.0.0.1:9/", "nothing listens"),
+        ("--target http://127.0.0.1:9/ --record /nowhere/x.json", "--record /nowhere/x.json"),
+        ("--target http://127.0.0.1:9/ --shape figure1", "name WebUser or BurstUser"),
+        ("WebUser --target http://127.0.0.1:9/ --shape figure1 --levels a", "--levels"),
+        ("WebUser --target http://127.0.0.1:9/ --mix nosuch", "unknown mix"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_status_2(arguments: str, words: str) -> None:
     done = subprocess.run(
-        [*LOCUST, "--headless", *(["--target", target] if target else [])],
+        [*LOCUST, "--headless", *arguments.split()],
         capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     lines = [line for line in done.stderr.splitlines() if "error: " in line]
-    assert done.returncode == 2
-    assert len(lines) == 1
-    assert ("--allow-remote" if target else "--target") in lines[0]
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert words in lines[0]
+    assert "Traceback" not in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from loadgen.engine_account import COUNTS, LATENCY
-from loadgen.engine_process import Engine
+from loadgen.engine_process import STALL_NS, Engine
 from loadgen.engine_settings import Settings
 from loadgen.http_connections import Connection
 from loadgen.http_run import OUTCOMES
@@ -114,6 +115,56 @@ def test_every_request_of_every_trial_is_accounted_for_and_the_rate_is_what_was_
             assert counts["answered"] == counts["sent"] == counts["scheduled"]
         assert engine.latencies == sum(c["answered"] for c in engine.trials.values())
         assert engine.last["event"] == "end"
+
+
+def test_an_order_holds_as_long_as_its_lease_and_no_longer() -> None:
+    with server() as (_, port), driving(f"http://127.0.0.1:{port}/healthz") as engine:
+        engine.hear()
+        engine.tell(rate=200, trial=0, lease_s=0.3)
+        engine.until("0", "answered", 20)
+        counts: dict[str, int] = {"scheduled": 1}
+        while counts["scheduled"]:  # the trial goes on, and nothing is due in it
+            counts = engine.hear()["trials"]["0"]
+        assert counts["ns"] > 0
+        engine.tell(rate=200, trial=1, lease_s=DEADLINE_S)
+        engine.until("1", "answered", 20)
+
+
+def test_what_was_due_while_the_engine_stood_still_is_not_sent_at_once_but_told() -> None:
+    with server() as (_, port), driving(f"http://127.0.0.1:{port}/healthz") as engine:
+        engine.hear()
+        engine.tell(rate=200, trial=0)
+        engine.until("0", "answered", 20)
+        engine.process.send_signal(signal.SIGSTOP)
+        time.sleep(2 * STALL_NS / 1e9)
+        engine.process.send_signal(signal.SIGCONT)
+        engine.until("0", "stalled_ns", STALL_NS)
+        counts = engine.trials["0"]
+        moving_s = (counts["ns"] - counts["stalled_ns"]) / 1e9
+        assert counts["scheduled"] < 200 * moving_s + 100
+
+
+def test_failures_and_bytes_are_told_by_class(tmp_path: Path) -> None:
+    mix = tmp_path / "mix.toml"
+    mix.write_text(
+        '[[request]]\npath = "/healthz"\nname = "health"\n'
+        '[[request]]\npath = "/nothing"\nname = "missing"\n'
+    )
+    with (
+        server() as (_, port),
+        driving(f"http://127.0.0.1:{port}/", mix=str(mix)) as engine,
+    ):
+        assert engine.hear()["classes"] == [["GET", "health"], ["GET", "missing"]]
+        failures, size = Counter[tuple[int, int]](), 0
+        engine.tell(rate=200, trial=0)
+        while not (failures and size):
+            said = engine.hear()
+            failures.update({(which, outcome): n for which, outcome, n in said["failures"]})
+            size += said["bytes"][0]
+            assert said["bytes"][1] == 0
+        counts = engine.trials["0"]
+    assert failures == {(1, OUTCOMES.index("wrong")): counts["wrong"]}
+    assert size == counts["answered"] * len("ok\n")
 
 
 def test_a_server_that_dies_and_comes_back_costs_what_was_asked_meanwhile() -> None:

@@ -106,6 +106,12 @@ def test_numbers_that_are_none_are_named_with_their_option(text: str) -> None:
         locust_plan.numbers("loads", text)
 
 
+PARAMETERS = {
+    "target": "", "rate": 200.0, "mix": "", "arrivals": "constant", "seed": 1,
+    "connections": 1, "warmup": 0, "timeout": 1, "slo": 100,
+}  # fmt: skip
+
+
 def report(**counts: int) -> dict[str, object]:
     return {
         "elapsed_s": 0.5, "trials": {"0": dict.fromkeys(COUNTS, 0) | counts}, "cells": [],
@@ -113,11 +119,29 @@ def report(**counts: int) -> dict[str, object]:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("counts", "says"),
+    [
+        ({"scheduled": 1000, "stalled_ns": 3_000_000_000}, "stood still for 3.0 s"),
+        ({"scheduled": 800}, "160.0 of 200.0 requests/s were offered"),
+    ],
+)
+def test_a_trial_that_was_not_offered_what_was_asked_is_not_valid(
+    counts: dict[str, int], says: str
+) -> None:
+    record = Record(PARAMETERS)
+    record.workers = {"a": {"connected": 1}}
+    for at_s in (0, 5):
+        record.asked(0, 1, "steady", at_s)
+    answers = {"answered": counts["scheduled"], "done": counts["scheduled"]}
+    record.add("a", report(ns=5_000_000_000, **counts, **answers), 5)
+    (trial,) = record.to_json("complete")["trials"]
+    (reason,) = trial["result"]["invalid_reasons"]
+    assert says in reason
+
+
 def test_counts_of_all_workers_are_added_and_each_bin_gets_its_share_of_a_report() -> None:
-    record = Record({
-        "target": "", "rate": 200.0, "mix": "", "arrivals": "constant", "seed": 1,
-        "connections": 1, "warmup": 0, "timeout": 1, "slo": 100,
-    })  # fmt: skip
+    record = Record(PARAMETERS)
     record.workers = {"a": {"connected": 1}, "b": {"connected": 1}}
     record.asked(0, 1, "steady", 0)
     for worker in ("a", "b"):

@@ -169,7 +169,7 @@ def test_the_rate_is_as_asked_again_after_a_worker_was_killed_and_another_joined
     (trial,) = run.trials.to_dict("records")
     assert trial["workers"] == 3
     assert trial["asked_rps"] == 400
-    assert "was lost" in trial["warnings"]
+    assert "it was lost" in trial["warnings"]
     assert "asked/s" in said
     assert len(run.manifest["machines"]) == 3
     assert all("kernel" in facts for facts in run.manifest["machines"].values())
@@ -210,6 +210,59 @@ def test_when_the_master_is_killed_what_was_measured_is_in_the_folder(
         assert errors.splitlines()[-1].startswith("error: it ended early; what was measured")
         assert run.manifest["status"] == "interrupted"
         assert "exit status -9" in run.manifest["warnings"][-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_one_that_is_interrupted_keeps_what_it_measured_and_lets_its_workers_go(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    out, port = tmp_path / "run", free_port()
+    with ExitStack() as stack:
+        _, at, _ = stack.enter_context(server())
+        worker = stack.enter_context(
+            running("swarm", "--worker", "--wait", "30", "--port", f"{port}")
+        )
+        master = stack.enter_context(
+            running(
+                "swarm", "--master", "--port", f"{port}", "--out", f"{out}", "--target",
+                f"http://127.0.0.1:{at}/healthz", "--rate", "200", "--duration", "60",
+                "--warmup", "0", "--connections", "4",
+            )
+        )  # fmt: skip
+        begun(out, 200)
+        os.kill(master.pid, number)
+        status, _, errors = finished(master)
+        assert worker.wait(DEADLINE_S) == 0
+    assert status == 128 + number
+    assert errors.splitlines()[-1].startswith("interrupted: what was measured")
+    run = load_run(out)
+    assert run.manifest["status"] == "interrupted"
+    (trial,) = run.trials.to_dict("records")
+    assert trial["answered"] > 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_interrupted_ends_and_its_share_is_the_others(tmp_path: Path) -> None:
+    out, port = tmp_path / "run", free_port()
+    work = ("swarm", "--worker", "--wait", "30", "--port", f"{port}")
+    with ExitStack() as stack:
+        _, at, _ = stack.enter_context(server())
+        first, _ = (stack.enter_context(running(*work)) for _ in range(2))
+        master = stack.enter_context(
+            running(
+                "swarm", "--master", "--workers", "2", "--port", f"{port}", "--out", f"{out}",
+                "--target", f"http://127.0.0.1:{at}/healthz", "--rate", "200", "--duration", "5",
+                "--warmup", "0", "--connections", "4",
+            )
+        )  # fmt: skip
+        begun(out, 200)
+        os.kill(first.pid, signal.SIGINT)
+        status, said, errors = finished(first)
+        assert (status, said + errors.strip()) == (130, "")
+        status, _, errors = finished(master)
+        assert status == 0, errors
+    assert "it left; the others have its share" in load_run(out).trials["warnings"][0]
 
 
 def children(pid: int) -> list[int]:

@@ -17,7 +17,7 @@ from sedabench import compare, load_run, report, swarm
 from sedabench.errors import UserError
 from sedabench.swarm import Swarm
 from sedabench.swarm_folder import SwarmFolder
-from sedabench.swarm_server import Moment, ServerWatch
+from sedabench.swarm_server import Moment, ServerWatch, columns
 
 RATE = 1000.0
 
@@ -168,6 +168,32 @@ def test_what_the_admin_port_told_is_in_the_servers_columns(
     assert raw is not None
     assert [found["t_s"] for found in raw["server_timeline"]] == [1, 2, 3.5]
     assert raw["server_timeline"][0]["stages"][0]["queue_length"] == 3
+
+
+def test_of_a_server_that_was_started_anew_no_counts_are_made_up() -> None:
+    before, after = moment(1, 1000), moment(2, 10)
+    before.stats["pid"], after.stats["pid"] = 1, 2
+    row, (odd,) = columns([before, after], {}, 0)
+    assert row == {}
+    assert "started anew" in odd
+
+
+def test_what_failed_is_said_and_what_nobody_answered_has_no_latency(tmp_path: Path) -> None:
+    told = Told(replace(OVERLOAD, loads="1"))
+    told.record.asked(0, 1, "sweep", 0)
+    news = report_of(0, 0) | {"cells": []}
+    news["trials"]["0"] |= {"scheduled": 250, "sent": 250, "rejected": 250}
+    told.record.add("a", news, 0.5)
+    folder = SwarmFolder(
+        tmp_path / "run", told.config, 2, ServerWatch(""), told.to_json("complete")
+    )
+    folder.take(told.to_json("complete"), "the master ended")
+    folder.close()
+    console = Console(record=True, width=120)
+    swarm.show(load_run(tmp_path / "run"), console)
+    text = console.export_text()
+    assert "of 250 requests: 250 rejected (503)" in text
+    assert "nan" not in text
 
 
 def test_a_server_that_does_not_answer_leaves_a_gap() -> None:
