@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,8 +62,7 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
     if out is None:
         out = (folders[0] if len(given) == 1 else Path()) / DEFAULT_NAME
     runs = [load_run(folder) for folder in once.values()]
-    for run in runs:
-        check_reportable(run)
+    check_reportable(runs)
     check_out(out)
     data = page(runs).encode("utf-8", "replace")
     try:
@@ -88,12 +88,25 @@ def _runs_of(folder: Path) -> list[Path]:
     return inside or [folder]
 
 
-def check_reportable(run: Run) -> None:
-    """Find out whether there is something to say of a run.
+def check_reportable(runs: Sequence[Run]) -> None:
+    """Find out whether there is something to say of each run.
 
     Raises:
-        UserError: it has no valid trial.
+        UserError: one has no valid trial; its text names the others.
     """
+    others, first = [], None
+    for run in runs:
+        try:
+            _check_trials(run)
+            others.append(str(run.path))
+        except UserError as error:
+            first = first or error
+    if first is not None:
+        hint = shlex.join(["sedabench", "report", *others])
+        raise UserError(f"{first}; without it: {hint}" if others else str(first))
+
+
+def _check_trials(run: Run) -> None:
     if not len(run.trials):
         raise UserError(
             f"{run.path} has no finished trial to report on; finish it with --resume {run.path}"

@@ -210,7 +210,10 @@ def curves(
     return tuple(panels)
 
 
-POINTS = "Points: trials (hollow: invalid). Line: median. Band: 95 % bootstrap interval."
+POINTS = (
+    "Points: trials (hollow: invalid). Line: median. Band: 95 % bootstrap interval, or the range "
+    "where fewer than 3 are valid."
+)
 MILLISECONDS = Axis("latency (ms)", "ms", log=True)
 
 

@@ -258,7 +258,8 @@ def test_a_run_with_no_valid_trial_is_one_line_and_nothing_is_written(
     bad = make_run("bad", invalid=[(n, "clocks <differ>") for n in range(count)])
     before = (bad / "trials.csv").read_bytes()
     out = tmp_path / "page.html"
-    with pytest.raises(UserError, match=r"no valid trial.*clocks <differ>.*trials\.csv"):
+    said = rf"no valid trial.*clocks <differ>.*trials\.csv; without it: .* {tmp_path / 'whole'}$"
+    with pytest.raises(UserError, match=said):
         write([tmp_path / "whole", bad], out)
     assert not out.exists()
     assert (bad / "trials.csv").read_bytes() == before
