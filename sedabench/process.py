@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -32,6 +33,8 @@ _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+_PLACE = re.compile(r'  File "(.+)", line (\d+), in ')
 
 STOP_S = 5.0
 """How long a child may take over SIGTERM before it gets SIGKILL."""
@@ -217,4 +220,9 @@ class Child:
     def _last_words(self) -> str:
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 4096))
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        return f": {one_line(lines[-1]).removeprefix('error: ')[:300]}" if lines else ""
+        if not lines:
+            return ""
+        # Of a traceback the last line says what, and the last place where.
+        where = next((at for line in reversed(lines) if (at := _PLACE.match(line))), None)
+        place = f" ({os.path.basename(where[1])} line {where[2]})" if where else ""  # noqa: PTH119
+        return f": {one_line(lines[-1]).removeprefix('error: ')[:300]}{place}"

@@ -263,6 +263,8 @@ def _row(record: _Record, spec: AnyServer, workload: Workload) -> dict[str, Valu
         row["server_threads"] = stats["threads"]
         row["server_refused"] = (stats.get("connections") or {}).get("refused")
         row["server_errors"] = kinds(stats.get("errors"))
+        if fault := stats.get("last_fault"):
+            warnings.append(f"the service raised {fault}")
         if row["server_refused"]:
             reasons.append(f"the server refused {row['server_refused']} connections")
     if record.begin is not None and record.end is not None:

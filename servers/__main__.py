@@ -126,6 +126,7 @@ def serve(
 ) -> int:
     """Bind, announce, run until a signal, say goodbye."""
     service = service_class(service_options)
+    _check_entries(service)
     with bind(server.host, server.port, server.backlog, server.receive_buffer) as listener:
         architecture = architecture_class(service, listener, server, architecture_options)
         if describe:
@@ -162,6 +163,18 @@ def serve(
             admin.stop()
         service.stop()
     return 0
+
+
+def _check_entries(service: Service) -> None:
+    """A stage is found by its step: what is none would be served by some architectures only."""
+    steps = list(service.steps().values())
+    for entry in (service.first, *service.entries):
+        if entry not in steps:
+            name = getattr(entry, "__name__", repr(entry))
+            raise UsageError(
+                f"{type(service).__name__}: requests enter at {name!r}, which is no step; "
+                "mark it with @step"
+            )
 
 
 def url_host(host: str) -> str:

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
+import traceback
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from servers.counters import Counters, Ledger
 from servers.listener import ServerOptions, connection_limit, descriptor_limit
 from servers.service import Request, Service
+
+MOST_FAULTS_TOLD = 20
+"""Lines on standard error: a service that fails in ever new ways need not fill a disk."""
 
 
 class Architecture(ABC):
@@ -38,6 +43,8 @@ class Architecture(ABC):
         self.options = options
         self.ledger = Ledger()
         self.max_connections = self.limit_connections()
+        self.last_fault: str | None = None
+        self._faults_told: set[str] = set()
         self.started_ns = time.monotonic_ns()
         # A signal handler may only write to it; whoever waits polls it.
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -66,11 +73,24 @@ class Architecture(ABC):
     def fail(self, request: Request, error: Exception, counters: Counters) -> None:
         """A step raised: have the service answer; if that fails too, end the connection."""
         counters.errors["handler"] += 1
+        self.tell(error)
         try:
             self.service.fail(request, error)
-        except Exception:
+        except Exception as worse:
+            self.tell(worse)
             request.reply = ()
             request.last = True
+
+    def tell(self, error: Exception) -> None:
+        """Whoever writes a service has to learn what it raised: in `/stats`, and once in print.
+
+        A reply that cannot be sent, text instead of bytes, is such an error too: it ends its
+        connection and counts as `handler`.
+        """
+        self.last_fault = fault = one_line(error)
+        if fault not in self._faults_told and len(self._faults_told) < MOST_FAULTS_TOLD:
+            self._faults_told.add(fault)
+            print(f"the service raised {fault}", file=sys.stderr, flush=True)
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """The stages, for `/stats`; empty where there are none."""
@@ -99,10 +119,24 @@ class Architecture(ABC):
             "abandoned": total.abandoned,
             "rejected": total.rejected,
             "errors": total.errors,
+            "last_fault": self.last_fault,
             "threads": _thread_count(),
             "service_stats": self.service.stats(),
             "stages": self.describe_stages(),
         }
+
+
+def one_line(error: BaseException) -> str:
+    """What was raised and where: "ZeroDivisionError: division by zero (my.py, line 7, in shout)".
+
+    The place is the deepest in the file of the step or session itself, not in what it called.
+    """
+    what = traceback.format_exception_only(error)[-1].strip()
+    called = traceback.extract_tb(error.__traceback__)[1:]  # without the architecture's own line
+    if called:
+        at = [frame for frame in called if frame.filename == called[0].filename][-1]
+        what += f" ({os.path.basename(at.filename)}, line {at.lineno}, in {at.name})"  # noqa: PTH119
+    return " ".join(what.split())
 
 
 def _thread_count() -> int:

@@ -78,12 +78,14 @@ class Connection:
         return self.session.idle and not self.outbox and self.held is None
 
     def post(self, reply: tuple[Buffer, ...]) -> None:
-        """Put a reply behind what waits already."""
-        for buffer in reply:
-            if size := len(buffer):
-                self.outbox.append(buffer)
-                self.unsent += size
-        self.ends.append(self.gone + self.unsent)
+        """Put a reply behind what waits already; one that is no bytes counts as waiting, too."""
+        try:
+            for buffer in reply:
+                if size := len(buffer):
+                    self.outbox.append(buffer)
+                    self.unsent += size
+        finally:
+            self.ends.append(self.gone + self.unsent)
 
     def abandon(self) -> int:
         """The connection ends: how many of its requests will never have been answered whole."""

@@ -101,8 +101,13 @@ class EventLoop(Architecture):
             if connection is None:
                 self._accept() if descriptor != self.wakeup else self._stop()
                 continue
-            if events != READABLE and not self._unusual(connection, events):
-                continue
+            if events != READABLE:
+                try:
+                    if not self._unusual(connection, events):
+                        continue
+                except TypeError as error:
+                    self._spoilt(connection, error)
+                    continue
             try:
                 size = connection.recv_into(buffer)
             except BlockingIOError:
@@ -120,14 +125,18 @@ class EventLoop(Architecture):
                 continue  # it has had its last reply
             try:
                 requests = connection.receive(view[:size])
-            except Exception:  # a fault in the session costs its connection
+            except Exception as error:  # a fault in the session costs its connection
+                self.tell(error)
                 self._close(connection, "protocol")
                 continue
             counters.requests += len(requests)
-            if len(requests) == 1:
-                self._serve_one(connection, requests[0])
-            elif requests:
-                self._serve(connection, iter(requests))
+            try:
+                if len(requests) == 1:
+                    self._serve_one(connection, requests[0])
+                elif requests:
+                    self._serve(connection, iter(requests))
+            except TypeError as error:  # a reply that is no bytes
+                self._spoilt(connection, error)
 
     def _serve_one(self, connection: Connection, request: Request) -> None:
         """What `_serve` does, for the usual case of one request and a reply sent at once.
@@ -145,6 +154,9 @@ class EventLoop(Architecture):
             except OSError:
                 self.counters.abandoned += 1
                 self._close(connection, "reset")
+                return
+            except TypeError:  # no bytes: there it is posted, and raises again
+                self._send(connection, request)
                 return
             self.counters.bytes_out += sent
             if sent == len(reply[0]):
@@ -231,6 +243,12 @@ class EventLoop(Architecture):
         if wanted != connection.interest:
             connection.interest = wanted
             self.poller.modify(connection.descriptor, wanted)
+
+    def _spoilt(self, connection: Connection, error: TypeError) -> None:
+        """A reply cannot be sent; nothing that follows it may be."""
+        self.tell(error)
+        if not connection.closed:
+            self._close(connection, "handler")
 
     def _close(self, connection: Connection, error: str | None = None) -> None:
         if error:

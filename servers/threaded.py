@@ -187,6 +187,9 @@ class Threaded(Architecture):
             self._converse(conversation, counters)
         except OSError:
             conversation.error = conversation.error or "reset"
+        except TypeError as error:  # a reply that is no bytes
+            self.tell(error)
+            conversation.error = conversation.error or "handler"
         finally:
             self._leave(conversation, counters)
             self.ledger.give_back(counters)
@@ -250,7 +253,8 @@ class Threaded(Architecture):
     def _receive(self, conversation: Conversation, data: memoryview) -> Sequence[Request]:
         try:
             return conversation.session.receive(data)
-        except Exception:  # a fault in the session costs its connection
+        except Exception as error:  # a fault in the session costs its connection
+            self.tell(error)
             conversation.error = "protocol"
             conversation.closing = True
             shut(conversation.sock, socket.SHUT_RDWR)
@@ -374,6 +378,11 @@ class Threaded(Architecture):
                 except OSError:
                     conversation.error = conversation.error or "reset"
                     conversation.closing = True
+                except TypeError as error:
+                    self.tell(error)
+                    conversation.error = conversation.error or "handler"
+                    conversation.closing = True
+                    shut(conversation.sock, socket.SHUT_RDWR)
 
     def _leave(self, conversation: Conversation, counters: Counters) -> None:
         """The reader is done; whoever is the last to hold the socket closes it."""

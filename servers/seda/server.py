@@ -130,6 +130,7 @@ class Seda(Architecture):
         )  # fmt: skip
         network.enter = self._enter
         network.answered = self._answered
+        network.tell = self.tell
         self.admission: Admission | None = None
         if options.admission_controller and self._can_reject:
             self.admission = Admission("read", options.admission_target_ms / 1e3, self._completed)

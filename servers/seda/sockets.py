@@ -249,6 +249,8 @@ class Network:
         """Sends requests to the stages where they enter; set when those exist."""
         self.answered: Callable[[Sequence[Request]], None] | None = None
         """Told of sampled requests (`entered_ns` is set) when their replies are posted."""
+        self.tell: Callable[[Exception], None]
+        """Told of what a session raised, and of a reply that cannot be sent."""
         self._new_session = new_session
         self._counters = counters
         self._most_connections = most_connections
@@ -300,7 +302,8 @@ class Network:
                     if not connection.closing:
                         try:
                             requests = connection.receive(view[:size])
-                        except Exception:  # a fault in the session costs its connection
+                        except Exception as error:  # a fault in the session costs its connection
+                            self.tell(error)
                             self._close(connection, "protocol", counters)
                             continue
                         if requests:
@@ -392,13 +395,17 @@ class Network:
             with connection.lock:
                 if connection.closed or connection.doomed is not None:
                     continue
-                if self._send_one(connection, counters, sampled):
-                    continue
-                self._post(connection, counters, sampled)
                 try:
+                    if self._send_one(connection, counters, sampled):
+                        continue
+                    self._post(connection, counters, sampled)
                     connection.flush(counters)
                 except OSError:
                     self.doom(connection, "reset")
+                    continue
+                except TypeError as error:  # a reply that is no bytes
+                    self.tell(error)
+                    self.doom(connection, "handler")
                     continue
                 self._settle(connection)
         if sampled:
@@ -452,17 +459,19 @@ class Network:
             connection.drop_pending(counters)
             return
         done = 0
-        for request in pending:
-            if not request.done:
-                break
-            done += 1
-            connection.post(request.reply)
-            if request.entered_ns:
-                sampled.append(request)
-            if request.last:
-                connection.closing = True
-                break
-        del pending[:done]
+        try:
+            for request in pending:
+                if not request.done:
+                    break
+                done += 1
+                connection.post(request.reply)
+                if request.entered_ns:
+                    sampled.append(request)
+                if request.last:
+                    connection.closing = True
+                    break
+        finally:
+            del pending[:done]
         if connection.closing:
             connection.drop_held(counters)
             connection.drop_pending(counters)

@@ -1,9 +1,16 @@
-"""Fixtures: every test that takes `variant` or `server` runs against every architecture."""
+"""Fixtures: every test that takes `variant` or `server` runs against every architecture.
+
+Against one of your own, with its options if it has any:
+
+    pytest tests/conformance --architecture 'path/to/file.py:Class --threads 4'
+"""
 
 from __future__ import annotations
 
 import resource
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,11 +27,28 @@ def _descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=" ".join)
-def variant(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """An architecture and its options."""
-    parameters: tuple[str, ...] = request.param
-    return parameters
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--architecture", action="append", metavar="'NAME [OPTIONS]'",
+        help="test this one, as `sedabench serve` takes it, in place of all; repeat it",
+    )  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`variant`: an architecture and its options."""
+    if "variant" in metafunc.fixturenames:
+        asked = metafunc.config.getoption("--architecture", default=None) or ()
+        variants = [_found(shlex.split(text)) for text in asked] or VARIANTS
+        metafunc.parametrize("variant", variants, ids=" ".join, scope="module")
+
+
+def _found(variant: list[str]) -> tuple[str, ...]:
+    """With the file's path whole: the servers of the tests start in another folder."""
+    if not variant:
+        raise pytest.UsageError("--architecture: say which, as NAME or path/to/file.py:Class")
+    path, colon, name = variant[0].rpartition(":")
+    first = f"{Path(path).resolve()}:{name}" if colon else variant[0]
+    return (first, *variant[1:])
 
 
 @pytest.fixture(scope="module")

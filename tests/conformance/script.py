@@ -9,6 +9,8 @@
     raise          a step raises, and the service has nothing to say about it
     sorry TEXT     a step raises, and the service answers
     worse          a step raises, and then so does `Service.fail`
+    words TEXT     a reply that is text, which no socket takes
+    bare TEXT      a reply that is bytes, not buffers
     last TEXT      the connection ends with this reply
     garble         the session raises
 
@@ -94,6 +96,12 @@ class Script(Service):
             return None
         if request.verb in ("raise", "sorry", "worse"):
             raise LookupError(request.verb)
+        if request.verb == "words":
+            request.reply = (request.text,)  # type: ignore[assignment]
+            return None
+        if request.verb == "bare":
+            request.reply = request.text.encode()  # type: ignore[assignment]
+            return None
         request.last = request.verb == "last"
         return self.answer
 

@@ -66,7 +66,8 @@ def test_stats_tell_everything(server: Server) -> None:
     of_its_own = {"runner", "decisions"} if stats["architecture"] == "seda" else set()
     assert set(stats) == of_its_own | {
         "architecture", "service", "pid", "time_ns", "uptime_s", "connections", "bytes_in",
-        "bytes_out", "requests", "replies", "abandoned", "rejected", "errors", "threads",
+        "bytes_out", "requests", "replies", "abandoned", "rejected", "errors", "last_fault",
+        "threads",
         "service_stats", "stages",
     }  # fmt: skip
     assert set(stats["connections"]) == {"now", "accepted", "refused"}

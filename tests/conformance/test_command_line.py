@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -145,6 +146,27 @@ def test_a_server_whose_announcement_nobody_reads_serves_all_the_same() -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_service_whose_requests_enter_at_no_step_is_refused(
+    tmp_path: Path, variant: tuple[str, ...]
+) -> None:
+    file = tmp_path / "astray.py"
+    file.write_text("""
+from servers.services.web import Web
+
+class Astray(Web):
+    @property
+    def first(self):
+        return self.unmarked
+
+    def unmarked(self, request):
+        return None
+""")
+    assert_refused(
+        *variant, "--port", "0", "--service", f"{file}:Astray",
+        says="Astray: requests enter at 'unmarked', which is no step; mark it with @step",
+    )  # fmt: skip
 
 
 def _has_ipv6() -> bool:

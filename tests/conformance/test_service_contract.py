@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -83,6 +84,29 @@ def test_a_service_that_fails_to_fail_costs_its_connection_only(server: Server) 
         bystander.sendall(b"echo fine\n")
         assert read_exactly(bystander, 5) == b"fine\n"
     assert server.rest()["errors"]["handler"] == before + 1
+
+
+@pytest.mark.parametrize("reply", ["words that no socket takes", "bare b", "bare bytes"])
+@pytest.mark.parametrize("before", [(), ("echo one", "hop 3 two")])
+def test_a_reply_that_is_no_bytes_costs_its_connection_and_is_told(
+    server: Server, reply: str, before: tuple[str, ...]
+) -> None:
+    with server.connect() as bystander, server.connect() as sock:
+        errors = server.stats()["errors"]["handler"]
+        sock.sendall("".join(f"{line}\n" for line in (*before, reply, "echo three")).encode())
+        with suppress(ConnectionError):
+            assert b"three" not in read_to_end(sock)
+        bystander.sendall(b"echo fine\n")
+        assert read_exactly(bystander, 5) == b"fine\n"
+    stats = server.rest()
+    assert stats["errors"]["handler"] == errors + 1
+    assert stats["last_fault"].startswith("TypeError: ")
+
+
+def test_what_a_step_raised_is_told_with_its_place(server: Server) -> None:
+    say(server, "sorry for that")
+    place = r"LookupError: sorry \(script\.py, line \d+, in begin\)"
+    assert re.fullmatch(place, server.rest()["last_fault"])
 
 
 def test_a_session_that_raises_costs_its_connection_only(server: Server) -> None:

@@ -72,6 +72,7 @@ sys.exit("error: connection reset")
     [
         ("import sys; sys.exit('error: nobody there')", "status 1: nobody there"),
         ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("\nx = 1 / 0", "ZeroDivisionError: division by zero (<string> line 2)"),
         ("print('hello')", "no JSON object: 'hello'"),
         ("import time; time.sleep(60)", "did not finish in time"),
         ('print(\'{"event": "result"}\')', "no window"),
