@@ -62,6 +62,10 @@ the other: else connections that come free at once wait for several turns, which
 TICK_NS, SHORT_TICK_NS = 10_000_000, 1_000_000
 """The short one while many requests time out."""
 
+PAUSE_NS = 10_000_000
+"""A tick later than this was held up: a turn of the loop takes some hundred us, and under closed
+loop waits for 5 ms."""
+
 START_IN_NS = 20_000_000
 """From the last preparation to time 0 of the schedule."""
 
@@ -129,6 +133,7 @@ class _Load:
         self.idle_turn_ns = 0.0
         self.ends_seen = 0
         self.own_unsent = 0
+        self.paused_ns = 0
         self.stopping = False
 
     def begin(self, start_ns: int | None) -> None:
@@ -199,7 +204,7 @@ class _Load:
                         break
             if now >= next_tick_ns:
                 self.idle_turns = idle
-                next_tick_ns = self._tick(now, all_sent=i == count)
+                next_tick_ns = self._tick(now, next_tick_ns, all_sent=i == count)
                 if not next_tick_ns:
                     return
                 if not free:  # pass over now what a connection would find too late when it comes
@@ -262,7 +267,7 @@ class _Load:
         while True:
             now = clock()
             if now >= next_tick_ns:
-                next_tick_ns = self._tick(now, all_sent=self.stopping)
+                next_tick_ns = self._tick(now, next_tick_ns, all_sent=self.stopping)
                 if not next_tick_ns:
                     return
             while free and now >= start_ns and not self.stopping:
@@ -319,8 +324,15 @@ class _Load:
         if wait_s > 0:
             select.select([self.connections.epoll], [], [], wait_s)
 
-    def _tick(self, now: int, all_sent: bool) -> int:
-        """See to whatever time brings; when to tick next, or 0 to end."""
+    def _tick(self, now: int, due_ns: int, all_sent: bool) -> int:
+        """See to whatever time brings; when to tick next, or 0 to end.
+
+        `due_ns` is when this one should have been, 0 of the first.
+        """
+        if due_ns and now - due_ns > PAUSE_NS:
+            # Of a pause the send lag knows little when connections are few: those requests are
+            # sent late by it, and all behind them only wait for a connection.
+            self.paused_ns += max(0, min(now, self.end_ns) - max(due_ns, self.begin_ns))
         for end, (at_ns, name) in enumerate(
             ((self.begin_ns, "window_begin"), (self.end_ns, "window_end"))
         ):
@@ -370,4 +382,5 @@ class _Load:
         return Raw(
             records, self.start_ns, connections.connected, dict(connections.kinds),
             connections.reconnects, cpu_ns, busy, self.own_unsent, connections.first_wrong,
+            self.paused_ns,
         )  # fmt: skip

@@ -53,6 +53,9 @@ LATE_NS = 1_000_000
 
 SATURATED = 0.95
 
+PAUSED_SHARE = 0.01
+"""Of the window, without the generator, above which the 99th percentile may be its own."""
+
 LOST_SHARE = 0.01
 """Of the requests, timed out or never sent, above which the percentiles flatter the server."""
 
@@ -177,6 +180,7 @@ def _facts(config: HttpConfig, raws: list[Raw]) -> Facts:
         busy=max(raw.busy for raw in raws),
         own_unsent=sum(raw.own_unsent for raw in raws),
         first_wrong=next((raw.first_wrong for raw in raws if raw.first_wrong), ""),
+        paused_s=max(raw.paused_ns for raw in raws) / 1e9,
     )
 
 
@@ -308,6 +312,11 @@ def _why_invalid(facts: Facts, summary: dict[str, Any]) -> list[str]:
                 f"requests were sent late: 99th percentile {lag_us:.0f} us, "
                 f"over a tenth of the median latency ({median_us:.0f} us)"
             )
+    if facts.paused_s > PAUSED_SHARE * facts.window_s:
+        reasons.append(
+            f"the load generator stood still: for {facts.paused_s * 1e3:.0f} ms of the window, "
+            "and the latency of those is its own"
+        )
     if facts.own_unsent > 0.01 * summary["scheduled"]:
         reasons.append(f"{facts.own_unsent} requests were never sent though a connection was free")
     if not summary["scheduled"]:

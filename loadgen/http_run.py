@@ -165,6 +165,9 @@ class Facts:
     busy: float
     own_unsent: int
     first_wrong: str
+    paused_s: float = 0.0
+    """Of the window, how long the generator was held up: stopped, or without its core.  0 in files
+    of samples of an earlier version."""
 
     @property
     def window_s(self) -> float:
@@ -191,3 +194,5 @@ class Raw:
     """Never sent although a connection was free in time."""
     first_wrong: str
     """What the first wrong reply was, in words."""
+    paused_ns: int
+    """Of the window, in which the loop was held up."""

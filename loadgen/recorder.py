@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 
@@ -70,6 +71,12 @@ class Timeline:
         t0, t1 = self.t_ns[after - 1], self.t_ns[after]
         b0, b1 = self.bytes[after - 1], self.bytes[after]
         return b0 + (b1 - b0) * (t_ns - t0) / (t1 - t0)
+
+    def paused_ns(self, begin_ns: int, end_ns: int, most_ns: int) -> int:
+        """How long it was, between begin and end, in gaps of more than `most_ns`."""
+        times = [t for t in self.t_ns if begin_ns <= t <= end_ns]
+        gaps = [after - before for before, after in pairwise(times)]
+        return sum(gap for gap in gaps if gap > most_ns)
 
     def to_json(self) -> dict[str, Any]:
         return {name: getattr(self, name).tolist() for name in ("t_ns", "bytes", "bursts")}

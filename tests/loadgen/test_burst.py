@@ -41,6 +41,12 @@ def broken(**kinds: int) -> dict[str, int]:
     return dict.fromkeys(ERROR_KINDS, 0) | kinds
 
 
+def why_invalid(result: BurstResult) -> list[str]:
+    """But for what a busy machine does: the server is a thread of this very process."""
+    assert result.valid == (not result.invalid_reasons)
+    return [why for why in result.invalid_reasons if "stood still" not in why]
+
+
 # What is counted
 
 
@@ -72,7 +78,18 @@ def test_both_ends_count_the_same_bytes_and_bursts(
     assert result.jain_fairness == pytest.approx(1)
     assert result.ack_latency_us["samples"] == result.bursts
     assert result.errors == broken()
-    assert (result.valid, result.invalid_reasons) == (True, [])
+    assert why_invalid(result) == []
+
+
+def test_a_generator_that_was_held_up_says_so() -> None:
+    def hold_up(name: str, _at_ns: int) -> None:
+        if name == "window_begin":
+            time.sleep(0.15)
+
+    with serving(acknowledging(BURST)) as server:
+        result = run(config(server.target, duration_s=0.5), hold_up)
+    assert not result.valid
+    assert "the load generator stood still" in result.invalid_reasons[0]
 
 
 def test_only_the_window_counts() -> None:
@@ -108,7 +125,7 @@ def test_a_late_ack_is_a_latency_of_at_least_its_delay() -> None:
 
     result = measure(script, duration_s=0.3)
     latency = result.ack_latency_us
-    assert result.valid
+    assert why_invalid(result) == []
     assert latency["p50"] is not None
     assert latency["p50"] >= delay_s * 1e6
     assert result.bursts <= 0.3 / delay_s * 5
@@ -160,7 +177,7 @@ def test_no_completed_burst_is_a_warning_and_not_an_error() -> None:
     assert result.bursts == 0
     assert result.bytes > 0
     assert result.ack_latency_us == dict.fromkeys(("p50", "p90", "p99", "max")) | {"samples": 0}
-    assert result.valid
+    assert why_invalid(result) == []
     assert any("no burst was completed" in warning for warning in result.warnings)
 
 
@@ -170,7 +187,7 @@ def test_ipv6() -> None:
             result = run(config(server.target))
     except OSError:
         pytest.skip("no IPv6 on this machine")
-    assert (result.bursts, result.valid) == (2, True)
+    assert (result.bursts, why_invalid(result)) == (2, [])
 
 
 def test_the_garbage_collector_is_as_before() -> None:
@@ -299,7 +316,7 @@ def test_one_broken_connection_leaves_the_others_alone() -> None:
     assert result.bursts == 4 * 3
     assert result.jain_fairness is not None
     assert result.jain_fairness < 1
-    assert result.invalid_reasons == ["connections failed (reset: 1)"]
+    assert why_invalid(result) == ["connections failed (reset: 1)"]
 
 
 def test_connections_that_do_not_come_up_are_reported_and_the_rest_measured() -> None:
@@ -330,7 +347,7 @@ def test_a_port_where_nobody_listens() -> None:
 def test_a_server_that_never_acknowledges_makes_no_valid_result() -> None:
     result = measure(no_ack, connections=3, duration_s=0.3)
     assert result.bytes == 3 * BURST
-    assert result.invalid_reasons == ["no burst was ever acknowledged"]
+    assert why_invalid(result) == ["no burst was ever acknowledged"]
 
 
 @pytest.mark.parametrize("warmup_s", [0, DEADLINE_S])

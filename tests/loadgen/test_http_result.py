@@ -73,7 +73,7 @@ def records(
 def raw(found: Records, **other: Any) -> Raw:
     usual: dict[str, Any] = {
         "connected": 2, "error_kinds": {}, "reconnects": 0, "cpu_ns": 0, "busy": 0.5,
-        "own_unsent": 0, "first_wrong": "",
+        "own_unsent": 0, "first_wrong": "", "paused_ns": 0,
     }  # fmt: skip
     return Raw(records=found, start_ns=START_NS, **(usual | other))
 
@@ -203,6 +203,8 @@ def test_a_run_without_fault_is_valid() -> None:
         ([0.0] * 980 + [999.0] * 20, {}, ""),  # a tenth of 10 ms is more
         ([0.0] * 1000, {"busy": 0.96}, "core was saturated (96%)"),
         ([0.0] * 1000, {"connected": 1}, "1 of 2 connections came up"),
+        ([0.0] * 1000, {"paused_ns": 11_000_000}, "stood still: for 11 ms of the window"),
+        ([0.0] * 1000, {"paused_ns": 10_000_000}, ""),
         ([0.0] * 1000, {"own_unsent": 11}, "11 requests were never sent"),
         ([0.0] * 1000, {"own_unsent": 10}, ""),
     ],

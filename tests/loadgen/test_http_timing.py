@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -24,6 +25,25 @@ SHARE_OF_STALL = 0.2
 def server() -> Iterator[FaultServer]:
     with fault_server() as found:
         yield found
+
+
+@pytest.mark.parametrize("rate", [None, 300.0], ids=["closed", "open"])
+def test_a_generator_that_was_held_up_does_not_lay_it_to_the_server(
+    server: FaultServer, rate: float | None
+) -> None:
+    """With few connections hardly any request is sent late by it: the others wait for those."""
+    config = HttpConfig(
+        server.target, "test", Mix("one", (Template("one", "GET", f"/{server.token()}/ok", 1.0),)),
+        connections=2, duration_s=1, warmup_s=0, rate=rate, spin=False,
+    )  # fmt: skip
+
+    def hold_up(name: str, _at_ns: int) -> None:
+        if name == "window_begin":
+            time.sleep(0.2)
+
+    summary = summarise(config, [run(config, hold_up)]).summary
+    assert not summary["valid"]
+    assert any("the load generator stood still" in why for why in summary["invalid_reasons"])
 
 
 @pytest.mark.parametrize("rate", [None, 300.0], ids=["closed", "open"])

@@ -74,3 +74,12 @@ def test_timeline_interpolates_between_samples_and_is_constant_beyond() -> None:
         "bytes": [0, 1000, 1000],
         "bursts": [0, 1, 1],
     }
+
+
+def test_pauses_are_gaps_within_the_window_that_are_longer_than_the_most() -> None:
+    timeline = Timeline()
+    for t_ns in (0, 50, 100, 110, 120, 190, 200, 300):
+        timeline.add(t_ns, 0, 0)
+    assert timeline.paused_ns(100, 200, most_ns=20) == 70
+    assert timeline.paused_ns(100, 200, most_ns=70) == 0
+    assert timeline.paused_ns(0, 300, most_ns=20) == 50 + 50 + 70 + 100
