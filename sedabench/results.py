@@ -28,6 +28,7 @@ import io
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -103,7 +104,8 @@ def check_new_folder(path: Path) -> None:
     try:
         if path.is_dir() and any(path.iterdir()):
             raise UserError(
-                f"{path} is not empty; name a new folder, or continue its run with --resume {path}"
+                f"{path} is not empty; name a new folder, or continue its run with "
+                f"--resume {shlex.quote(str(path))}"
             )
         there = next(p for p in (path, *path.absolute().parents) if p.exists())
     except OSError as error:
@@ -336,9 +338,15 @@ def runs_inside(path: Path) -> list[Path]:
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise DamagedRunError(f"{path} is not a run folder; name a folder that `run` made")
-    if not (path / MANIFEST).exists() and (inside := runs_inside(path)):
-        names = ", ".join(str(run) for run in inside[:4]) + (", ..." if len(inside) > 4 else "")
-        raise DamagedRunError(f"{path} holds several runs; name one of them: {names}")
+    if not (path / MANIFEST).exists():
+        if inside := runs_inside(path):
+            names = ", ".join(str(run) for run in inside[:4]) + (", ..." if len(inside) > 4 else "")
+            raise DamagedRunError(f"{path} holds several runs; name one of them: {names}")
+        if not (path / TRIALS).exists():
+            raise DamagedRunError(
+                f"{path} is not a run folder: it has neither {MANIFEST} nor {TRIALS}; "
+                "name a folder that `run` made"
+            )
     try:
         manifest = json.loads(_read_text(path / MANIFEST))
     except ValueError as error:

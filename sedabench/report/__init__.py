@@ -30,7 +30,7 @@ from typing import Any
 from sedabench.errors import UserError, one_line
 from sedabench.raw_trials import damage_is_named
 from sedabench.report.content import Section, section, visible
-from sedabench.results import MANIFEST, TRIALS, Run, load_run, runs_inside, write_atomically
+from sedabench.results import MANIFEST, Run, load_run, runs_inside, write_atomically
 
 DEFAULT_NAME = "report.html"
 GENERATOR = "sedabench report"
@@ -75,17 +75,10 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _runs_of(folder: Path) -> list[Path]:
-    """The folder itself, or the runs in it if it is a suite's.
-
-    Raises:
-        UserError: it is a folder of something else.
-    """
+    """The folder itself, or the runs in it if it is a suite's."""
     if (folder / MANIFEST).exists():
         return [folder]
-    inside = runs_inside(folder)
-    if not inside and folder.is_dir() and not (folder / TRIALS).exists():
-        raise UserError(f"{folder} is not a run folder; name a folder that `run` made")
-    return inside or [folder]
+    return runs_inside(folder) or [folder]
 
 
 def check_reportable(runs: Sequence[Run]) -> None:
@@ -109,7 +102,8 @@ def check_reportable(runs: Sequence[Run]) -> None:
 def _check_trials(run: Run) -> None:
     if not len(run.trials):
         raise UserError(
-            f"{run.path} has no finished trial to report on; finish it with --resume {run.path}"
+            f"{run.path} has no finished trial to report on; finish it with "
+            f"--resume {shlex.quote(str(run.path))}"
         )
     if not run.trials["valid"].any():
         why = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,27 @@ def test_a_damaged_folder_is_refused_in_one_line(
             read(path)
         assert str(path) in str(raised.value)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [(), ("notes.txt",)], ids=["empty", "of other things"])
+def test_a_folder_without_any_file_of_a_run_is_not_called_damaged(
+    tmp_path: Path, content: tuple[str, ...]
+) -> None:
+    for name in content:
+        (tmp_path / name).write_text("mine")
+    for read in (sedabench.load_run, figure1.resume):
+        with pytest.raises(UserError, match="is not a run folder: it has neither") as raised:
+            read(tmp_path)
+        assert "damaged" not in str(raised.value)
+
+
+def test_what_continues_a_run_can_be_pasted_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError) as raised:
+        results.check_new_folder(folder)
+    assert shlex.split(str(raised.value))[-2:] == ["--resume", str(folder)]
 
 
 def test_settings_that_do_not_make_the_plan_are_refused(make_run: MakeRun) -> None:
