@@ -90,7 +90,7 @@ def carry_out(
     signum: int | None = None
     left_s = sum(map(estimate_s, missing))
     try:
-        with _signals_as_exceptions(), progress.bar(len(plan), len(finished), left_s) as advance:
+        with signals_as_exceptions(), progress.bar(len(plan), len(finished), left_s) as advance:
             for cell in missing:
                 began = time.monotonic()
                 measured = measure(cell)
@@ -143,7 +143,7 @@ def recorded_server(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
+def signals_as_exceptions() -> Iterator[None]:
     """SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so children are stopped."""
 
     def stop(signum: int, _frame: FrameType | None) -> None:

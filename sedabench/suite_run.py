@@ -31,7 +31,7 @@ from sedabench.experiments.common import import_readers
 from sedabench.experiments.settings import in_keys, runnable, try_servers
 from sedabench.progress import Advance, Progress
 from sedabench.results import MANIFEST, check_new_folder, read_folder, utc_now, write_atomically
-from sedabench.runner import _signals_as_exceptions
+from sedabench.runner import signals_as_exceptions
 from sedabench.suite import RECORD, SUITE, PlannedRun, Suite, read
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _carry_out(
 
     signum: int | None = None
     try:
-        with _signals_as_exceptions():  # between two runs, too
+        with signals_as_exceptions():  # between two runs, too
             keep("running", ended_utc=None)
             for number, run in enumerate(suite.runs):
                 if state_of(run, folder).status == "complete":

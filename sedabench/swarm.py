@@ -31,7 +31,7 @@ from sedabench import plots
 from sedabench.errors import StoppedBySignal, UserError, one_line
 from sedabench.process import Child, before_exec
 from sedabench.results import Run, check_new_folder, load_run
-from sedabench.runner import _signals_as_exceptions
+from sedabench.runner import signals_as_exceptions
 from sedabench.swarm_folder import TIMELINE, SwarmFolder
 from sedabench.swarm_server import ServerWatch
 
@@ -122,7 +122,7 @@ def work(host: str, port: int, *, allow_remote: bool, wait_s: float) -> int:
         preexec_fn=before_exec((), os.getpid()),
     )  # fmt: skip
     try:
-        with _signals_as_exceptions():
+        with signals_as_exceptions():
             text = process.communicate()[1]
     except KeyboardInterrupt:  # let it say goodbye to the master
         process.send_signal(signal.SIGTERM)
@@ -290,7 +290,7 @@ def _run(config: Swarm, where: Where, keep: _Keeper, say: Say) -> str:
         *(["--allow-remote"] if config.allow_remote else []),
     ]  # fmt: skip
     with ExitStack() as stack:
-        stack.enter_context(_signals_as_exceptions())
+        stack.enter_context(signals_as_exceptions())
         master = stack.enter_context(Child("master", command))
         workers = [
             stack.enter_context(Child(f"worker {number}", worker))
