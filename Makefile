@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 .PHONY: help setup figures notebooks test test-all check bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
 # Built anew when a dependency or a pin changes; the project itself is linked,
 # not copied, so that an edit needs no reinstall.

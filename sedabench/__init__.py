@@ -7,7 +7,8 @@ imported by the function that needs them.
 
     >>> run = sedabench.run("figure1", quick=True, servers=["threaded", "eventloop"])
     >>> run = sedabench.load_run("results/figure1/2026-01-31T12-00-00Z")
-    >>> run.trials.groupby(["server", "connections"]).bandwidth_bps.median()
+    >>> valid = run.trials[run.trials.valid]
+    >>> valid.groupby(["server", "connections"]).bandwidth_bps.median()
     >>> run.manifest["machine"]["cpu"]
     >>> sedabench.findings(run)           # what was found, in sentences
     >>> sedabench.plots.figure1(run)      # a matplotlib Figure

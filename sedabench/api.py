@@ -64,7 +64,8 @@ def run(
         >>> import sedabench
         >>> run = sedabench.run("overload", quick=True, workload="dynamic",
         ...                     servers=["eventloop", "seda --batch 32"], loads=[0.5, 2])
-        >>> run.trials.groupby(["server", "load"])["goodput_rps"].median()
+        >>> valid = run.trials[run.trials.valid]
+        >>> valid.groupby(["server", "load"])["goodput_rps"].median()
         >>> sedabench.plots.goodput(run)
     """
     from sedabench.experiments.settings import configure, in_keys, runnable
