@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,18 +156,30 @@ def fetch(url: str) -> dict[str, Any]:
 
 
 def top(url: str, console: Console, interval_s: float, times: int | None) -> None:
-    """Show a running server until Ctrl-C, or `times` times."""
+    """Show a running server until Ctrl-C, or `times` times.
+
+    On a terminal one picture replaces the other, and the last stays; elsewhere they
+    follow each other, until nobody reads them.
+    """
     from rich.live import Live
 
     before = fetch(url)
-    shown = 0
-    with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
-        while times is None or shown < times:
+    shown, picture = 0, None
+    terminal = console.is_terminal
+    on_screen = Live(console=console, auto_refresh=False, screen=True) if terminal else None
+    with on_screen or nullcontext():
+        while (times is None or shown < times) and not console.quiet:
             time.sleep(interval_s)
             after = fetch(url)
-            live.update(screen(before, after), refresh=True)
+            picture = screen(before, after)
+            if on_screen is not None:
+                on_screen.update(picture, refresh=True)
+            else:
+                console.print(picture)
             before = after
             shown += 1
+    if terminal and picture is not None:
+        console.print(picture)
 
 
 def screen(before: dict[str, Any], after: dict[str, Any]) -> Group:
