@@ -7,6 +7,7 @@ intervals do not overlap, and not otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sedabench.overload_analysis import (
@@ -15,6 +16,7 @@ from sedabench.overload_analysis import (
     THRICE,
     TWICE,
     Findings,
+    Lacking,
     ServerFindings,
     Verdict,
     analyse,
@@ -99,7 +101,9 @@ def _kept_text(server: ServerFindings) -> str:
 def _slo(server: ServerFindings, findings: Findings) -> str:
     slo, breaks = f"the SLO of {findings.slo_ms:g} ms", server.breaks_at
     judged = [level for level in server.levels if level.breaks_slo is not None]
-    if breaks is None:
+    if not judged:
+        text = f"{server.server}: its p99 is unknown, for no request was accepted"
+    elif breaks is None:
         text = f"{server.server}: its p99 stays within {slo} up to {_times(judged[-1].load)}"
     else:
         text = f"{server.server}: its p99 first breaks {slo} at {_times(breaks.load)}"
@@ -145,6 +149,9 @@ def _compared(findings: Findings) -> list[str]:
     (best, top), *others = found
     high = top.goodput_rps
     assert high is not None
+    if high.value == 0:
+        names = ", ".join(server.server for server, _ in found)
+        return [f"At {_named(TWICE)} {names} answer nobody in time: their median goodput is 0."]
     texts = []
     for server, level in others:
         low = level.goodput_rps
@@ -161,40 +168,58 @@ def _compared(findings: Findings) -> list[str]:
     ]  # fmt: skip
 
 
+_VERDICTS: dict[Verdict, str] = {
+    "keeps": "the peak is kept by",
+    "loses": "it is not kept by",
+    "undecided": "not enough is known of",
+}
+_LACKING: dict[Lacking, str] = {
+    "trial": "no valid trial at twice the capacity",
+    "peak": "a median goodput of 0 at every load with a valid trial",
+    "repeat": "a repeat with a goodput of 0 at its peak",
+}
+
+
 def _claim(findings: Findings) -> list[str]:
     """Whether the claim is seen; each server counts by its own verdict at twice the capacity."""
-    groups: dict[tuple[bool, Verdict], list[str]] = {}
-    judged = [(s, v) for s in findings.servers if (v := s.twice.verdict) is not None]
-    for server, verdict in judged:
-        groups.setdefault((server.architecture == STAGED, verdict), []).append(server.server)
-    staged = [v for s, v in judged if s.architecture == STAGED]
-    others = [v for s, v in judged if s.architecture != STAGED]
-    if not staged or not others:
-        missing = "another architecture" if staged else f"the architecture {STAGED}"
-        answer = f"cannot be judged, for no server of {missing} has a valid trial there"
-    elif "loses" in staged:
-        answer = "is contradicted here"
-    elif set(staged) == {"keeps"} and set(others) == {"loses"}:
-        answer = "is seen here"
-    elif set(staged) == {"keeps"} and "keeps" in others:
-        answer = "is seen in part"
-    else:
-        answer = "is not decided here"
-    words: dict[Verdict, str] = {
-        "keeps": "the peak is kept by",
-        "loses": "it is not kept by",
-        "undecided": "not enough is known of",
-    }
-    who = [
-        f"{text} {', '.join(s.server for s, v in judged if v == verdict)}"
-        for verdict, text in words.items()
-        if any(v == verdict for _, v in judged)
+    counted = [s for s in findings.servers if not s.control_is_off]
+    names: dict[str | None, list[str]] = {}
+    for s in counted:
+        names.setdefault(s.twice.verdict or s.twice.lacking, []).append(s.server)
+    who = [f"{text} {', '.join(names[v])}" for v, text in _VERDICTS.items() if v in names]
+    who += [
+        f"there is no verdict on {', '.join(names[why])} ({text})"
+        for why, text in _LACKING.items()
+        if why in names
     ]
+    if off := [s.server for s in findings.servers if s.control_is_off]:
+        verb, have = ("is", "it has") if len(off) == 1 else ("are", "they have")
+        who.append(f"{', '.join(off)} {verb} not counted, for {have} no admission control")
     text = (
         "The paper's claim, that a well-conditioned service keeps its peak under overload and the "
-        f"others do not (here: at least {KEEPS:g} of the peak goodput at {_named(TWICE)}), {answer}"
+        f"others do not (here: at least {KEEPS:g} of the peak goodput at {_named(TWICE)}), "
+        f"{_answer(counted)}"
     )
     return [f"{text}: {'; '.join(who)}." if who else f"{text}."]
+
+
+def _answer(counted: Sequence[ServerFindings]) -> str:
+    """What the verdicts come to; those with control switched off are not among `counted`."""
+    staged = [s for s in counted if s.architecture == STAGED]
+    others = [s for s in counted if s.architecture != STAGED]
+    ours = staged, f"the architecture {STAGED} with admission control"
+    for servers, kind in (ours, (others, "another architecture")):
+        if not any(s.twice.verdict for s in servers):
+            what = "verdict" if servers else "trial"
+            return f"cannot be judged, for no server of {kind} has a {what}"
+    of_staged, of_others = ({s.twice.verdict for s in g} - {None} for g in (staged, others))
+    if "loses" in of_staged:
+        return "is contradicted here"
+    if of_staged == {"keeps"} and of_others == {"loses"}:
+        return "is seen here"
+    if of_staged == {"keeps"} and "keeps" in of_others:
+        return "is seen in part"
+    return "is not decided here"
 
 
 def _explained(findings: Findings) -> list[str]:

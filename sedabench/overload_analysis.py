@@ -16,11 +16,14 @@ the spike trials; nothing is assumed.  What the words mean:
 - the claim: a server keeps its peak when the whole interval of what it keeps
   at twice the capacity is at least `KEEPS`; it does not when the whole
   interval is under it; otherwise, or when no valid trial is near the capacity
-  (`AROUND`), where a peak is, nothing is decided.
+  (`AROUND`), where a peak is, nothing is decided.  Of the paper's design are
+  the servers of the architecture `STAGED` with admission control; those that
+  have it switched off (`NO_CONTROL`) speak neither for the claim nor against it.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -42,10 +45,14 @@ AROUND = 0.75, 1.25
 TWICE, THRICE = 2.0, 3.0
 STAGED = "seda"
 """The architecture of which the paper claims that it is well-conditioned."""
+NO_CONTROL, CONTROL = "--no-admission-controller", "--admission-controller"
+"""Options of `STAGED`, on by default; the last one given holds."""
 _NEAR = 0.05
 """How far, as a share, a measured load may be from the one that is asked for."""
 
 Verdict = Literal["keeps", "loses", "undecided"]
+Lacking = Literal["trial", "peak", "repeat"]
+"""Why there is no ratio: no valid trial at the load, a peak of 0, a repeat of 0 at the peak."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class Kept:
     """This load is the peak, so the ratio is 1 and says nothing."""
     peak_is_known: bool = True
     """A load near the capacity has a valid trial; else the peak may have been missed."""
+    lacking: Lacking | None = None
+    """None if there is a ratio."""
 
     @property
     def verdict(self) -> Verdict | None:
@@ -101,6 +110,7 @@ class ServerFindings:
 
     server: str
     architecture: str
+    options: tuple[str, ...]
     capacity_rps: Interval | None
     levels: tuple[Level, ...]
     """Ascending in load."""
@@ -113,6 +123,12 @@ class ServerFindings:
     def at(self, load: float) -> Level | None:
         """The level at that load, if it was measured and has a valid trial."""
         return _at(self.levels, load)
+
+    @property
+    def control_is_off(self) -> bool:
+        """It is of the paper's architecture, without what turns requests away in time."""
+        switches = [option for option in self.options if option in (NO_CONTROL, CONTROL)]
+        return self.architecture == STAGED and switches[-1:] == [NO_CONTROL]
 
     @property
     def breaks_at(self) -> Level | None:
@@ -174,6 +190,7 @@ def _server(run: Run, server: str, slo_ms: float, recoveries: Sequence[Recovery]
     return ServerFindings(
         server=server,
         architecture=str(mine["architecture"].iloc[0]),
+        options=tuple(shlex.split(str(mine["server_options"].iloc[0]))),
         capacity_rps=_interval(closed["throughput_rps"]),
         levels=levels,
         peak=peak,
@@ -215,17 +232,19 @@ def _level(server: str, load: float, trials: pd.DataFrame, slo_ms: float) -> Lev
 def _kept(sweep: pd.DataFrame, levels: Sequence[Level], peak: Level | None, load: float) -> Kept:
     level = _at(levels, load)
     if level is None or peak is None or level.goodput_rps is None:
-        return Kept(load, None, False)
+        return Kept(load, None, False, lacking="trial")
 
     def goodputs(of: Level) -> list[float]:
         trials = sweep[(sweep["load"].round(6) == of.load) & sweep["valid"]]
         return [float(value) for value in trials["goodput_rps"].dropna()]
 
     below = goodputs(peak)
-    ratio = ratio_of_medians(goodputs(level), below) if min(below) > 0 else None
+    if min(below) == 0:
+        none_at_all = peak.goodput_rps is not None and peak.goodput_rps.value == 0
+        return Kept(load, None, False, lacking="peak" if none_at_all else "repeat")
     least, most = AROUND
     known = any(v.valid and least <= v.load <= most for v in levels)
-    return Kept(load, ratio, level is peak, known)
+    return Kept(load, ratio_of_medians(goodputs(level), below), level is peak, known)
 
 
 def _at(levels: Sequence[Level], load: float) -> Level | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Model:
     """Of its peak goodput; falls in a line from load 1 on."""
     recovery_s: float | None = 0.0
     jain_at_thrice: float = 1.0
+    options: tuple[str, ...] = ()
 
 
 MODELS: Mapping[str, Model] = {
@@ -98,7 +100,7 @@ def _manifest(
     models: Mapping[str, Model], loads: Sequence[float], repeats: int, plan: list[dict[str, Any]]
 ) -> dict[str, Any]:
     servers = [
-        {"label": label, "architecture": model.architecture, "options": []}
+        {"label": label, "architecture": model.architecture, "options": [*model.options]}
         for label, model in models.items()
     ]
     return {
@@ -138,7 +140,8 @@ def _trial(cell: Mapping[str, Any], model: Model, noisy: Any) -> tuple[dict[str,
     scheduled = round(load * CAPACITY_RPS * duration_s)
     rejected = round(scheduled - answered * duration_s) if model.rejects and over else 0
     row.update(
-        architecture=model.architecture, server_options="", workload="dynamic", warnings="",
+        architecture=model.architecture, server_options=shlex.join(model.options),
+        workload="dynamic", warnings="",
         duration_s=duration_s, warmup_s=1.0, connections=256, connected=256,
         offered_rps=None if cell["load"] is None else load * CAPACITY_RPS, scheduled=scheduled,
         answered=scheduled - rejected, rejected=rejected, throughput_rps=answered,

@@ -14,7 +14,7 @@ from rich.console import Console
 from sedabench.errors import DamagedRunError
 from sedabench.findings_overload import analyse, sentences, show
 from sedabench.overload_analysis import ServerFindings
-from sedabench.results import load_run
+from sedabench.results import Run, load_run
 from sedabench.spike import Spike, recovery, spike_of, spikes
 from tests.sedabench.invented_overload import (
     CAPACITY_RPS,
@@ -25,6 +25,7 @@ from tests.sedabench.invented_overload import (
 )  # fmt: skip
 
 LOADS = (0.5, 1.0, 2.0, 3.0)
+OPEN = ("--no-admission-controller", "--queue-policy", "block")
 
 
 def found(path: Path, server: str) -> ServerFindings:
@@ -71,8 +72,8 @@ def test_answers_that_never_come_break_the_slo_however_fast_the_others_are(tmp_p
         ({"threaded": 0.97, "seda": 0.97}, "is seen in part"),
         ({"threaded": 0.2, "seda": 0.5}, "is contradicted here"),
         ({"threaded": 0.9, "seda": 0.97}, "is not decided here"),
-        ({"seda": 0.97}, "cannot be judged, for no server of another architecture"),
-        ({"threaded": 0.2}, "cannot be judged, for no server of the architecture seda"),
+        ({"seda": 0.97}, "cannot be judged, for no server of another architecture has a trial"),
+        ({"threaded": 0.2}, "architecture seda with admission control has a trial"),
     ],
 )
 def test_the_claim_is_judged_by_the_data(
@@ -80,8 +81,102 @@ def test_the_claim_is_judged_by_the_data(
 ) -> None:
     models = {k: Model(k, rejects=k == "seda", kept_at_twice=v) for k, v in kept.items()}
     path = write_overload_run(tmp_path / "run", models, loads=(1.0, 2.0), phases=("sweep",))
-    (claim,) = [t for t in sentences(load_run(path)) if t.startswith("The paper's claim")]
+    assert words in claim_of(load_run(path))
+
+
+def claim_of(run: Run) -> str:
+    (claim,) = [text for text in sentences(run) if text.startswith("The paper's claim")]
+    return claim
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        ({"threaded": 0.2, "seda": 0.97, "open": 0.1}, "is seen here: the peak is kept by seda;"),
+        ({"threaded": 0.2, "seda": 0.5, "open": 0.97}, "is contradicted here: it is not kept"),
+        ({"seda": 0.97, "open": 0.1}, "no server of another architecture has a trial: the"),
+        ({"threaded": 0.2, "open": 0.1}, "seda with admission control has a trial: it is"),
+    ],
+)
+def test_stages_without_control_say_nothing_of_the_paper_s_design(
+    tmp_path: Path, kept: dict[str, float], words: str
+) -> None:
+    claim = claim_of(load_run(with_open(tmp_path / "run", kept, OPEN)))
     assert words in claim
+    assert claim.endswith("; open is not counted, for it has no admission control.")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--no-admission-controller", "--admission-controller"), ("--queue-policy", "block")],
+)
+def test_stages_with_admission_control_count_whatever_else_they_are_given(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    kept = {"threaded": 0.2, "seda": 0.97, "open": 0.1}
+    claim = claim_of(load_run(with_open(tmp_path / "run", kept, options)))
+    assert "is contradicted here" in claim
+    assert "not counted" not in claim
+
+
+def with_open(path: Path, kept: dict[str, float], options: tuple[str, ...]) -> Path:
+    """A run of servers that keep so much; that called `open` has these options."""
+    models = {
+        label: Model(
+            "threaded" if label == "threaded" else "seda", kept_at_twice=share,
+            options=options if label == "open" else (),
+        )
+        for label, share in kept.items()
+    }  # fmt: skip
+    return write_overload_run(path, models, loads=(1.0, 2.0), phases=("sweep",))
+
+
+def test_several_without_control_are_all_named(tmp_path: Path) -> None:
+    models = {**MODELS, **{k: Model("seda", options=OPEN) for k in ("open", "wide")}}
+    path = write_overload_run(tmp_path / "run", models, loads=(1.0, 2.0), phases=("sweep",))
+    assert claim_of(load_run(path)).endswith(
+        "; open, wide are not counted, for they have no admission control."
+    )
+
+
+def test_the_option_of_another_architecture_is_not_ours(tmp_path: Path) -> None:
+    models = {"seda": MODELS["seda"], "mine": Model("mine.py:Mine", options=OPEN)}
+    path = write_overload_run(tmp_path / "run", models, loads=(1.0, 2.0), phases=("sweep",))
+    assert "not counted" not in claim_of(load_run(path))
+
+
+@pytest.mark.parametrize(
+    ("server", "answer"),
+    [
+        ("seda", "for no server of the architecture seda with admission control has a verdict: "),
+        ("eventloop", "is seen here: the peak is kept by seda; it is not kept by threaded; "),
+    ],
+)
+def test_a_server_whose_peak_is_nothing_has_no_verdict_and_is_named(
+    tmp_path: Path, server: str, answer: str
+) -> None:
+    run = load_run(write_overload_run(tmp_path / "run", loads=(1.0, 2.0), repeats=3))
+    run.trials.loc[run.trials["server"] == server, "goodput_rps"] = 0.0
+    assert answer in claim_of(run)
+    why = "a median goodput of 0 at every load with a valid trial"
+    assert claim_of(run).endswith(f"; there is no verdict on {server} ({why}).")
+
+
+def test_a_server_without_a_valid_trial_at_twice_the_capacity_is_named(tmp_path: Path) -> None:
+    run = load_run(write_overload_run(tmp_path / "run", loads=(1.0, 2.0), repeats=3))
+    there = (run.trials["server"] == "eventloop") & (run.trials["load"] == 2)
+    run.trials.loc[there, "valid"] = False
+    why = "no valid trial at twice the capacity"
+    assert claim_of(run).endswith(f"; there is no verdict on eventloop ({why}).")
+
+
+def test_a_peak_with_a_repeat_of_nothing_has_no_verdict_and_says_so(tmp_path: Path) -> None:
+    run = load_run(write_overload_run(tmp_path / "run", loads=(1.0, 2.0), repeats=3))
+    peak = (run.trials["server"] == "eventloop") & (run.trials["load"] == 1) & run.trials["valid"]
+    run.trials.loc[peak[peak].index[0], "goodput_rps"] = 0.0
+    assert claim_of(run).endswith(
+        "there is no verdict on eventloop (a repeat with a goodput of 0 at its peak)."
+    )
 
 
 def test_overlapping_intervals_are_no_difference(tmp_path: Path) -> None:
@@ -127,13 +222,30 @@ def test_a_server_that_answers_nothing_in_time_has_no_ratio(tmp_path: Path) -> N
     run = load_run(write_overload_run(tmp_path / "run", loads=(1.0, 2.0), repeats=3))
     run.trials["goodput_rps"] = 0.0
     assert all(s.twice.ratio is None for s in analyse(run).servers)
-    assert sentences(run)
+    text = " ".join(sentences(run))
+    assert "highest goodput" not in text
+    assert (
+        "At twice the capacity threaded, eventloop, seda answer nobody in time: "
+        "their median goodput is 0." in text
+    )
+    assert "there is no verdict on threaded, eventloop, seda (a median goodput of 0" in text
+
+
+def test_a_server_that_accepts_nothing_has_no_p99_and_says_so(tmp_path: Path) -> None:
+    run = load_run(write_overload_run(tmp_path / "run", loads=(1.0, 2.0), repeats=3))
+    mine = run.trials["server"] == "seda"
+    run.trials.loc[mine, "rejected"] = run.trials.loc[mine, "scheduled"]
+    run.trials.loc[mine, ["answered", "goodput_rps", "throughput_rps"]] = 0
+    run.trials.loc[mine, ["latency_p50_us", "latency_p99_us"]] = np.nan
+    assert any(
+        text.startswith("seda: its p99 is unknown, for no request was accepted; ")
+        for text in sentences(run)
+    )
 
 
 def test_without_a_load_near_the_capacity_the_claim_is_not_decided(tmp_path: Path) -> None:
     run = load_run(write_overload_run(tmp_path / "run", loads=(0.25, 2.0, 3.0)))
-    (claim,) = [text for text in sentences(run) if "The paper's claim" in text]
-    assert "is not decided here" in claim
+    assert "is not decided here" in claim_of(run)
 
 
 def test_the_table_fits_a_terminal_and_names_every_server(tmp_path: Path) -> None:
