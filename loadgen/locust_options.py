@@ -37,7 +37,7 @@ def add_options(parser: Any) -> None:
     add("spin", action="store_true", help="EngineUser: never sleep; for a worker with a core of its own.")  # fmt: skip  # noqa: E501
     add("shape", default="", choices=["", *SHAPES], help="Load over time. Default: steady for EngineUser, none for others.")  # fmt: skip  # noqa: E501
     add("warmup", type=float, default=1.0, help="Seconds of each load before it counts.")
-    add("duration", type=float, default=0.0, help="Seconds that count, of each load. Default: 10, or for steady no end.")  # fmt: skip  # noqa: E501
+    add("duration", type=float, default=0.0, help="Seconds that count, of each load. Default: 10; for spike AT + 3 x FOR; for steady no end.")  # fmt: skip  # noqa: E501
     add("loads", default="0.5,1,1.5,2", help="Shape overload: times the rate, one after another.")
     add("spike", default="3,5,5", metavar="F,AT,FOR", help="Shape spike: F times the rate from AT for FOR seconds.")  # fmt: skip  # noqa: E501
     add("levels", default="1,2,4,8,16,32,64", help="Shape figure1: users (connections), one level after another.")  # fmt: skip  # noqa: E501
@@ -72,5 +72,6 @@ def plan(options: Namespace, shape: str) -> Plan:
         return locust_plan.overload(loads, lasts_s or 10.0, warmup_s)
     if shape == "spike":
         factor, at_s, for_s = locust_plan.numbers("spike", options.spike, 3)
-        return locust_plan.spike(factor, at_s, for_s, lasts_s or at_s + 3 * for_s, warmup_s)
+        lasts_s = lasts_s or locust_plan.spike_duration_s(options.spike)
+        return locust_plan.spike(factor, at_s, for_s, lasts_s, warmup_s)
     return locust_plan.steady(lasts_s or float("inf"), warmup_s)

@@ -45,6 +45,8 @@ def overload(loads: Sequence[float], duration_s: float, warmup_s: float) -> Plan
 
 def spike(factor: float, at_s: float, for_s: float, duration_s: float, warmup_s: float) -> Plan:
     """One trial in which the rate is `factor` times as high for a while."""
+    if not for_s:
+        raise LoadError("--spike must last above 0 s")
     if at_s + for_s > duration_s:
         raise LoadError(
             f"the spike ends at {at_s + for_s:g} s and the run at {duration_s:g} s: "
@@ -56,6 +58,13 @@ def spike(factor: float, at_s: float, for_s: float, duration_s: float, warmup_s:
         Step(factor, for_s, 0, "spike"),
         Step(1, duration_s - at_s - for_s, 0, "spike"),
     )
+
+
+def spike_duration_s(text: str) -> float:
+    """How long the trial of a spike `"F,AT,FOR"` lasts if nobody says: twice its length after it,
+    so that one sees how the server recovers.  Raises LoadError."""
+    _, at_s, for_s = numbers("spike", text, 3)
+    return at_s + 3 * for_s
 
 
 def _without_nothing(*steps: Step) -> Plan:

@@ -23,7 +23,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--target", metavar="URL", help="http://HOST:PORT/PATH")
 @click.option("--rate", type=POSITIVE, metavar="R", help="Requests per second of all workers together.")  # fmt: skip  # noqa: E501
 @click.option("--shape", type=click.Choice(["steady", "overload", "spike"]), default="steady", show_default=True, help="Load over time.")  # fmt: skip  # noqa: E501
-@click.option("--duration", type=POSITIVE, default=10.0, show_default=True, metavar="S", help="Seconds that count; for overload, of each load.")  # fmt: skip  # noqa: E501
+@click.option("--duration", type=POSITIVE, metavar="S", help="Seconds that count; for overload, of each load.  [default: 10; for spike AT + 3 x FOR]")  # fmt: skip  # noqa: E501
 @click.option("--warmup", type=click.FloatRange(min=0), default=1.0, show_default=True, metavar="S", help="Seconds before them.")  # fmt: skip  # noqa: E501
 @click.option("--loads", default="0.5,1,1.5,2", show_default=True, help="Shape overload: times the rate.")  # fmt: skip  # noqa: E501
 @click.option("--spike", default="3,5,5", show_default=True, metavar="F,AT,FOR", help="Shape spike: F times the rate from AT for FOR seconds.")  # fmt: skip  # noqa: E501
@@ -48,6 +48,7 @@ def swarm(
     local: int | None,
     target: str | None,
     rate: float | None,
+    duration: float | None,
     web_port: int | None,
     workers: int,
     bind: str,
@@ -63,6 +64,13 @@ def swarm(
     A Locust master leads Locust workers; each runs this project's engine at its
     share of the rate. A worker that joins or is lost leaves the total as asked.
     The results are a run folder like any other.
+
+    \b
+    How long a shape takes, and with the defaults:
+      steady    warm-up and duration                                11 s
+      overload  these for each of --loads                        4 x 11 s
+      spike     warm-up, AT s before the spike, FOR s of it,
+                twice as long after it, to see the recovery         21 s
 
     \b
     Examples:
@@ -88,7 +96,11 @@ def swarm(
             sys.exit(swarms.work(master_host, port, allow_remote=allow_remote, wait_s=wait_s))
     if target is None or rate is None:
         raise UserError("a swarm needs --target URL and --rate R; see sedabench swarm --help")
-    config = swarms.Swarm(target=target, rate=rate, allow_remote=allow_remote, **settings)
+    if duration is None:
+        duration = swarms.own_duration_s(settings["shape"], settings["spike"])
+    config = swarms.Swarm(
+        target=target, rate=rate, duration=duration, allow_remote=allow_remote, **settings
+    )
     where = swarms.Where(
         workers=workers if local is None else local, local=local is not None, bind=bind, port=port,
         web_port=web_port,

@@ -27,12 +27,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sedabench import plots
 from sedabench.errors import StoppedBySignal, UserError, one_line
 from sedabench.process import Child, before_exec
 from sedabench.results import Run, check_new_folder, load_run
 from sedabench.runner import signals_as_exceptions
-from sedabench.swarm_folder import TIMELINE, SwarmFolder
+from sedabench.swarm_folder import SwarmFolder
 from sedabench.swarm_server import ServerWatch
 
 if TYPE_CHECKING:
@@ -86,6 +85,23 @@ class Swarm:
     @property
     def lasts_s(self) -> float:
         return self.trials * (self.warmup + self.duration)
+
+
+def own_duration_s(shape: str, spike: str) -> float:
+    """How long the trials of a shape count if nobody says.
+
+    Raises:
+        UserError: `spike` is no F,AT,FOR.
+    """
+    from loadgen.locust_plan import spike_duration_s
+    from loadgen.target import LoadError
+
+    if shape != "spike":
+        return 10.0
+    try:
+        return spike_duration_s(spike)
+    except LoadError as error:
+        raise UserError(str(error)) from None
 
 
 def locust_command() -> list[str]:
@@ -189,6 +205,12 @@ def conduct(config: Swarm, where: Where, out: Path, say: Say) -> tuple[list[Run]
     check_new_folder(out)
     _check_free(where)
     watch = ServerWatch(config.admin)
+    try:
+        watch.check()
+    except UserError as error:
+        if where.web_port is None:
+            raise
+        say(f"warning: {error}")  # it may be started before the run is
     keep = _Keeper(config, where.workers, out, watch)
     with tempfile.TemporaryDirectory(prefix="sedabench-swarm-") as scratch:
         keep.record = Path(scratch) / "record.json"
@@ -342,44 +364,11 @@ def _interrupt(pid: int) -> None:
 
 
 def draw(run: Run) -> list[Path]:
-    """`timeline.png` and `.svg`: what was offered and answered, and how fast."""
-    from matplotlib.figure import Figure
+    """`timeline.png` and `.svg`; nothing when there is no timeline to draw."""
+    from sedabench import plots, plots_swarm
 
-    try:
-        timeline = json.loads((run.path / TIMELINE).read_text())
-    except (OSError, ValueError):
-        return []
-    if not timeline["t_s"]:
-        return []
-    figure = Figure(figsize=(8.4, 5.6), facecolor="white")
-    rates, latencies = figure.subplots(2, 1, sharex=True)
-    at_s, per_s = timeline["t_s"], 1 / timeline["bin_s"]
-    for name, colour in zip(("offered", "answered", "rejected", "errors"), plots.COLOURS[::-1],
-                            strict=False):  # fmt: skip
-        values = [number * per_s for number in timeline[name]]
-        if any(values) or name in ("offered", "answered"):
-            rates.step(at_s, values, where="post", label=name, color=colour, linewidth=1.4)
-    rates.set_ylabel("requests/s")
-    rates.set_ylim(bottom=0)
-    rates.legend(frameon=False, ncols=4, loc="lower center", fontsize=9)
-    for name, colour in zip(("p50_us", "p99_us"), plots.COLOURS, strict=False):
-        values = [None if us is None else us / 1e3 for us in timeline[name]]
-        latencies.plot(at_s, values, label=name[:3], color=colour, linewidth=1.4)
-    latencies.set_yscale("log")
-    latencies.set_ylabel("latency, ms")
-    latencies.set_xlabel("seconds since all workers were ready")
-    latencies.legend(frameon=False, ncols=2, fontsize=9)
-    for axes in (rates, latencies):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-        axes.set_axisbelow(True)
-    parameters = run.manifest["parameters"]
-    figure.suptitle(
-        f"{parameters['workers']} workers, {parameters['rate']:,g} requests/s to "
-        f"{plots.label(parameters['target'])}", fontsize=11, x=0.01, ha="left",
-    )  # fmt: skip
-    figure.subplots_adjust(top=0.92, bottom=0.09, left=0.1, right=0.98, hspace=0.1)
-    return plots.save(figure, run.path / "timeline")
+    figure = plots_swarm.timeline(run)
+    return plots.save(figure, run.path / "timeline") if figure else []
 
 
 def show(run: Run, console: Console) -> None:

@@ -117,6 +117,8 @@ class SwarmFolder:
         begin_s = begun_s + trial["begin_s"]
         moments = self._moments(trial, said)
         of_server, odd = swarm_server.columns(moments, said["timeline"], begun_s)
+        if len(moments) < 2 and self._watch.host:
+            odd = [swarm_server.UNANSWERED]
         reasons, server = list(result["invalid_reasons"]), self._server()
         if not whole:
             reasons.insert(0, f"it ended after {result['duration_s']:.1f} of {config.duration:g} s")

@@ -2,8 +2,9 @@
 
 The master's machine asks `/stats` twice a second, when an admin port is given.
 On the same machine it also reads the server's CPU time, memory and context
-switches; of a server elsewhere these stay empty.  A server that does not answer
-leaves a gap, and no error: the load is what is measured.
+switches; of a server elsewhere these stay empty.  It must answer before there is
+load; one that does not answer later leaves a gap, and no error: the load is what
+is measured.
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ EVERY_S = 0.5
 PATIENCE_S = 2.0
 """Of one question; a server that is asked for too much answers late."""
 
+FIRST_PATIENCE_S = 10.0
+"""Of the one before there is load: nothing is lost by waiting."""
+
 LOCAL = ("127.0.0.1", "::1", "localhost")
+
+NO_SERVER_OF_OURS = (http.client.HTTPException, ValueError, KeyError, TypeError)
+"""What reading another's answer raises."""
+
+UNANSWERED = "the admin port answered less than twice: the server's columns are empty"
 
 APART = 0.05
 """Replies of server and workers may differ by this share without a word."""
@@ -56,6 +65,7 @@ class ServerWatch:
         self.moments: list[Moment] = []
         self._due_s = 0.0
         self._where: tuple[str, int] | None = None
+        self._url = url
         if not url:
             return
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -71,6 +81,26 @@ class ServerWatch:
     def host(self) -> str:
         return self._where[0] if self._where else ""
 
+    def check(self) -> None:
+        """Ask once, before there is load.
+
+        Raises:
+            UserError: nobody answers there, or something else does.
+        """
+        if self._where is None:
+            return
+        try:
+            _read(*self._where, FIRST_PATIENCE_S)
+            return
+        except OSError as error:
+            why = f"nobody answers there ({error.strerror or error})"
+        except NO_SERVER_OF_OURS:
+            why = "that is not the admin port of a server of this project"
+        raise UserError(
+            f"--admin {self._url}: {why}; give the address of the server's --admin-port, "
+            "or leave --admin out"
+        )
+
     def look(self) -> None:
         """Ask if it is time to."""
         now_s = time.monotonic()
@@ -78,7 +108,7 @@ class ServerWatch:
             return
         try:
             self.moments.append(_read(*self._where))
-        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        except (OSError, *NO_SERVER_OF_OURS):
             pass  # a gap
         self._due_s = max(self._due_s + EVERY_S, time.monotonic() + EVERY_S / 2)
 
@@ -86,8 +116,8 @@ class ServerWatch:
         return [moment for moment in self.moments if begin_s <= moment.at_s <= end_s]
 
 
-def _read(host: str, port: int) -> Moment:
-    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
+def _read(host: str, port: int, patience_s: float = PATIENCE_S) -> Moment:
+    connection = http.client.HTTPConnection(host, port, timeout=patience_s)
     begun_s = time.monotonic()
     try:
         connection.request("GET", "/stats")

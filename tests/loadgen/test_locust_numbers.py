@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen import locust_plan
+from loadgen import locust_options, locust_plan
 from loadgen.engine_account import COUNTS
 from loadgen.engine_arrivals import Arrivals
 from loadgen.engine_process import SLICE_NS
@@ -98,6 +99,16 @@ def test_a_spike_is_one_trial_before_during_and_after() -> None:
     assert [(s.factor, s.lasts_s, s.trial) for s in plan] == [(1, 2, 0), (3, 1, 0), (1, 3, 0)]
     with pytest.raises(LoadError, match="longer --duration"):
         locust_plan.spike(3, 5, 5, 6, 0)
+    with pytest.raises(LoadError, match="must last above 0 s"):
+        locust_plan.spike(3, 5, 0, 6, 0)
+
+
+def test_a_spike_of_which_nobody_says_how_long_has_a_part_after_it() -> None:
+    options = Namespace(
+        spike="3,5,5", duration=0.0, run_time=None, warmup=0.0, rate=1.0, connections=1, timeout=1.0
+    )
+    *_, last = locust_options.plan(options, "spike")
+    assert (last.factor, last.lasts_s) == (1, 10)
 
 
 @pytest.mark.parametrize("text", ["", "1,x", "-1", "inf", "1,,2"])

@@ -20,7 +20,10 @@ from typing import Any
 import pytest
 
 from sedabench import load_run, swarm
+from sedabench.errors import UserError
 from sedabench.results import Run
+from sedabench.swarm_folder import TIMELINE
+from sedabench.swarm_server import ServerWatch
 
 DEADLINE_S = 60.0
 
@@ -109,7 +112,7 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 
 def timeline(run: Run) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run.path / swarm.TIMELINE).read_text())
+    found: dict[str, Any] = json.loads((run.path / TIMELINE).read_text())
     return found
 
 
@@ -128,7 +131,7 @@ def begun(out: Path, requests: int) -> None:
     """Wait until so many requests were due, as the folder has it."""
 
     def due() -> float:
-        text = text_of(out / swarm.TIMELINE)
+        text = text_of(out / TIMELINE)
         return sum(json.loads(text)["offered"]) if text else 0
 
     wait_for(lambda: due() >= requests)
@@ -395,6 +398,13 @@ def test_a_swarm_across_machines_that_loses_a_worker_and_then_its_server(tmp_pat
         assert trial["latency_p50_us"] > 5500
 
 
+def test_an_admin_port_must_answer_before_there_is_load(tmp_path: Path) -> None:
+    with server() as (_, at, admin):
+        ServerWatch(f"127.0.0.1:{admin}").check()
+        with pytest.raises(UserError, match="that is not the admin port of a server"):
+            ServerWatch(f"http://127.0.0.1:{at}").check()
+
+
 def test_a_worker_that_cannot_reach_its_master_says_so_in_one_line() -> None:
     with running("swarm", "--worker", "--port", f"{free_port()}", "--wait", "0") as worker:
         status, out, errors = finished(worker)
@@ -433,6 +443,11 @@ def test_a_worker_of_another_version_is_refused_in_one_line(tmp_path: Path) -> N
             ("--local", "1", "--target", "http://127.0.0.1/", "--rate", "1", "--shape", "spike",
              "--spike", "3,5"),
             "--spike must be 3 numbers",
+        ),
+        (
+            ("--local", "1", "--target", "http://127.0.0.1:9/", "--rate", "1", "--admin",
+             "http://127.0.0.1:9"),
+            "--admin http://127.0.0.1:9: nobody answers there",
         ),
     ],
 )  # fmt: skip

@@ -196,10 +196,26 @@ def test_what_failed_is_said_and_what_nobody_answered_has_no_latency(tmp_path: P
     assert "nan" not in text
 
 
-def test_a_server_that_does_not_answer_leaves_a_gap() -> None:
-    watch = ServerWatch("http://127.0.0.1:9")
+def test_a_server_that_does_not_answer_leaves_a_gap_and_a_warning(tmp_path: Path) -> None:
+    told, watch = Told(replace(OVERLOAD, loads="1")), ServerWatch("http://127.0.0.1:9")
     watch.look()
+    folder = SwarmFolder(tmp_path / "run", told.config, 2, watch, told.go_on(4))
+    folder.take(told.to_json("complete"), "the master ended")
+    folder.close()
     assert watch.moments == []
+    (row,) = load_run(tmp_path / "run").trials.to_dict("records")
+    assert "the server's columns are empty" in row["warnings"]
+    assert row["valid"]
+
+
+@pytest.mark.parametrize(("shape", "lasts_s"), [("steady", 10), ("overload", 10), ("spike", 14)])
+def test_a_shape_has_a_duration_of_its_own(shape: str, lasts_s: float) -> None:
+    assert swarm.own_duration_s(shape, "4,2,4") == lasts_s
+
+
+def test_a_spike_that_is_none_is_one_line() -> None:
+    with pytest.raises(UserError, match="--spike must be 3 numbers"):
+        swarm.own_duration_s("spike", "3,x")
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1:1", "http://127.0.0.1", "127.0.0.1:x"])
