@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, NoReturn
 
 import click
@@ -239,7 +240,9 @@ def plot(folder: Path) -> None:
             f"{folder} is damaged: {one_line(repr(error))} in manifest.json; restore it"
         ) from None
     if not drawn:
-        raise UserError(f"{folder} has no trial to draw yet; finish it with --resume {folder}")
+        raise UserError(
+            f"{folder} has no trial to draw yet; finish it with --resume {quote(str(folder))}"
+        )
     for path in drawn:
         click.echo(path)
 

@@ -264,7 +264,7 @@ def legend(figure: Figure, handles: list[Any], top: float, size: float) -> None:
 def legend_columns(handles: Sequence[Any]) -> int:
     """Three, or as many as there is room for beside the longest entry."""
     longest = max((len(handle.get_label()) for handle in handles), default=0)
-    return min(len(handles), 3 if longest <= 44 else 2) or 1
+    return min(len(handles), 3 if longest <= 44 else 2 if longest <= 66 else 1) or 1
 
 
 def legend_rows(handles: Sequence[Any]) -> int:
