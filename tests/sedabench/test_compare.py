@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sedabench.cli_compare import compare as command
-from sedabench.compare import Comparison, better, compare
+from sedabench.compare import CellComparison, Comparison, better, compare
 from sedabench.errors import UserError
 from sedabench.experiments.figure1 import Figure1
 from sedabench.family_test import FAMILY_WISE, enough, permutation_test
@@ -66,6 +66,13 @@ def verdicts(found: Comparison) -> dict[str, set[str]]:
     }
 
 
+def told(found: Comparison) -> list[CellComparison]:
+    """Without the cells of which a run has too few valid repeats; of the reference a few."""
+    cells = [cell for cell in found.cells if cell.verdict != "too few repeats to tell"]
+    assert len(cells) >= 0.9 * len(found.cells)
+    return cells
+
+
 def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(command, [str(argument) for argument in arguments])
 
@@ -73,7 +80,7 @@ def invoke(*arguments: object) -> Result:
 def test_a_run_compared_with_itself_shows_no_difference_anywhere() -> None:
     run = load_run(REFERENCE)
     found = compare(run, run)
-    assert {cell.verdict for cell in found.cells} == {"no difference seen"}
+    assert {cell.verdict for cell in told(found)} == {"no difference seen"}
     assert len(found.cells) == 42
     assert all(cell.ratio is not None and cell.ratio.value == 1 for cell in found.cells)
     assert (found.only_a, found.only_b, found.differences) == ((), (), ())
@@ -84,13 +91,14 @@ def test_a_server_that_lost_a_third_is_slower_and_nobody_else_is(tmp_path: Path)
     """Of the reference run, with the noise that it really has."""
     slow = edited(REFERENCE, tmp_path / "slow", scaled("threaded", 0.7))
     found = compare(load_run(REFERENCE), load_run(slow))
-    said = verdicts(found)
-    assert said["eventloop"] == said["seda"] == {"no difference seen"}
-    assert said["threaded"] <= {"slower", "no difference seen"}
+    others = {cell.verdict for cell in told(found) if cell.server != "threaded"}
+    assert others == {"no difference seen"}
+    mine = {cell.verdict for cell in told(found) if cell.server == "threaded"}
+    assert mine <= {"slower", "no difference seen"}
     slower = [cell for cell in found.cells if cell.verdict == "slower"]
     assert len(slower) >= 9, "four of its fourteen levels have a repeat that is far off"
     assert all(cell.ratio and abs(cell.ratio.value - 0.7) < 1e-6 for cell in slower)
-    assert {c.verdict for c in compare(load_run(slow), load_run(REFERENCE)).cells} == {
+    assert {c.verdict for c in told(compare(load_run(slow), load_run(REFERENCE)))} == {
         "faster",
         "no difference seen",
     }
