@@ -61,8 +61,6 @@ def compare(
 
     if percent is not None and not math.isfinite(percent):
         raise UserError(f"--fail-if-slower {percent:g} is no limit; give a number, as in 5")
-    for path in (run_a, run_b):
-        _check_folder(path)
     found = compare_runs(load_run(run_a), load_run(run_b), metrics)
     lost = [] if percent is None else found.lost()
     slower = [] if percent is None else _slower_than(found, percent, lost)
@@ -81,14 +79,6 @@ def compare(
         if percent is not None and not slower and not lost:
             click.echo(f"no cell is slower by more than {percent:g} %")
     sys.exit(1 if slower or lost else 0)
-
-
-def _check_folder(path: Path) -> None:
-    """A folder without any file of a run is not a damaged run."""
-    if path.is_dir() and not any(
-        (path / name).exists() for name in ("manifest.json", "trials.csv")
-    ):
-        raise UserError(f"{path} is not a run folder; name a folder that `run` made")
 
 
 def _slower_than(found: Comparison, percent: float, lost: Sequence[Key]) -> list[CellComparison]:

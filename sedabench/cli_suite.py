@@ -134,7 +134,7 @@ def _report(asked: Suite, folder: Path, outcome: SuiteOutcome, console: Console)
             f"run {first.name!r} of suite {asked.name} failed{others}: {first.error}; "
             f"when that is mended: sedabench run --resume {_word(folder)}"
         )
-    page = f"sedabench report {_word(folder)}/*/ --out report.html"
+    page = f"sedabench report {_word(folder)} --out report.html"
     click.echo(f"{folder}  (one page of it: {page})")
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,14 +128,14 @@ def figure1(run: Run) -> Figure:
         handles.append(server_handle(index, titles[server]))
     _paper_mark(axes, levels)
     _dress(axes, levels)
-    few = all(c.bandwidth_bps is None or c.bandwidth_bps.kind == "range" for c in summaries)
+    kinds_of_interval = {c.bandwidth_bps.kind for c in summaries if c.bandwidth_bps}
     parameters = run.manifest["parameters"]
     heading(
         figure,
         "How does bandwidth change with the number of connections?",
         f"bursts of {parameters['packets']} packets of {parameters['packet_bytes']} B, closed loop"
         " over loopback; points: repeats, line: median, "
-        + ("band: range of the repeats" if few else "band: 95 % bootstrap interval"),
+        f"band: {band(kinds_of_interval)}",
     )
     legend(figure, handles, 0.158, 9.0)
     legend(figure, invalid_handles(run.trials), 0.158 - 0.036 * legend_rows(handles), 8.2)
@@ -236,6 +236,13 @@ def points(axes: Axes, index: int, x: Any, y: Any, valid: Any) -> None:
             x[some].to_numpy(float), y[some].to_numpy(float), linestyle="none", marker=marker,
             clip_on=False, zorder=4 if filled else 5, **point(colour, filled),
         )  # fmt: skip
+
+
+def band(kinds: Collection[str]) -> str:
+    """What the band of a figure is, by the kinds of its intervals."""
+    if len(kinds) > 1:
+        return "95 % interval (of 2: range)"
+    return "range of the repeats" if "range" in kinds else "95 % bootstrap interval"
 
 
 def server_handle(index: int, title: str) -> Any:

@@ -231,10 +231,7 @@ class _Page:
             for level in levels
             if level.goodput_rps is not None
         }
-        band = "range of the repeats" if kinds == {"range"} else "95 % bootstrap interval"
-        if len(kinds) > 1:
-            band = "95 % interval (of 2: range)"
-        subtitle = marks or f"points: repeats, line: median, band: {band}"
+        subtitle = marks or f"points: repeats, line: median, band: {plots.band(kinds)}"
         plots.heading(self.figure, question, f"{workload_text(self.run)}; {subtitle}")
         height_in = float(self.figure.get_size_inches()[1])
         top_in = self.bottom_in - 0.52

@@ -56,14 +56,11 @@ def throughput(run: Run) -> Figure | None:
             kinds |= {found.kind} if found else set()
         axes.set_title(f"{level} connection{'' if level == 1 else 's'}", fontsize=10, loc="left")
         _dress(axes, names if number == 0 else [""] * len(names), most, len(levels))
-    band = "range of the repeats" if kinds == {"range"} else "95 % bootstrap interval"
-    if len(kinds) > 1:
-        band = "95 % interval (of 2: range)"
     plots.heading(
         figure,
         "How much does each server answer?",
         f"workload {plots.label(run.trials['workload'].dropna().iloc[0])}, closed loop over "
-        f"loopback; points: repeats, stroke: median, bar: {band}",
+        f"loopback; points: repeats, stroke: median, bar: {plots.band(kinds)}",
     )
     plots.legend(figure, invalid, (bottom_in - 0.52) / height_in, 8.2)
     plots.footer(figure, run)

@@ -37,7 +37,8 @@ OWN_LOAD_S = 10.0
 
 READERS = (
     "pandas", "scipy.stats", "matplotlib.figure", "matplotlib.lines", "matplotlib.ticker",
-    "sedabench.findings_overload", "sedabench.plots_overload", "sedabench.summary",
+    "sedabench.findings_overload", "sedabench.plots_overload", "sedabench.plots_peers",
+    "sedabench.summary",
 )  # fmt: skip
 
 SPARE_DESCRIPTORS = 64

@@ -273,7 +273,7 @@ def test_a_suite_is_interrupted_and_resumed_where_it_stopped(tmp_path: Path) -> 
         output, errors = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, errors
     assert "one: " not in output  # no trial of a finished run
-    assert output.splitlines()[-1].startswith("out  (one page of it: sedabench report out/*/")
+    assert output.splitlines()[-1].startswith("out  (one page of it: sedabench report out --out")
     again = (out / "one" / "trials.csv").read_bytes(), (out / "one" / "manifest.json").read_bytes()
     assert again == first
     assert (out / "two" / "trials.csv").read_text().startswith(kept)
