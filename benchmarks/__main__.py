@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import click
 
-from sedabench.machine import cpu_model
+from sedabench.machine.facts import cpu_model
 
 BENCHMARKS = (
     "bandwidth",

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import CLIENT_CORE, SERVER_CORE, load_burst, run_client, served
-from sedabench.process import Child
+from sedabench.machine.process import Child
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Effort

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import Server, load_burst, served
-from loadgen.limits import ensure_room_for
+from loadgen.net.limits import ensure_room_for
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Effort

@@ -2,7 +2,7 @@
 
 Server and load generator have a core each.  The page is 1 KB, in nginx's cache.
 Errors of percentiles are against the server with known delays
-(`sedabench/known_delays.py`).
+(`sedabench/calibration/known_delays.py`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from rich.table import Table
 
 from benchmarks.processes import CLIENT_CORE, run_client
 from benchmarks.web import PAGE, nginx, wrk
-from sedabench.calibrate import FULL, Bench
-from sedabench.machine import choose_cores
+from sedabench.calibration.measure import FULL, Bench
+from sedabench.machine.facts import choose_cores
 from sedabench.progress import Progress
 
 if TYPE_CHECKING:

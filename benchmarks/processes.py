@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sedabench.process import Child
+from sedabench.machine.process import Child
 
 START_S = 10.0
 CORES = sorted(os.sched_getaffinity(0))

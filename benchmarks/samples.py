@@ -27,11 +27,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from loadgen.http_result import summarise, summarise_records
-from loadgen.http_run import ANSWERED, REJECTED, HttpConfig, Raw, Records
-from loadgen.mix import single
-from loadgen.samples import read_parquet, write_hlog, write_parquet
-from loadgen.target import Target
+from loadgen.demand.mixes import single
+from loadgen.http.result import summarise, summarise_records
+from loadgen.http.run import ANSWERED, REJECTED, HttpConfig, Raw, Records
+from loadgen.http.samples import read_parquet, write_hlog, write_parquet
+from loadgen.net.targets import Target
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Effort

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from loadgen.http import run
-from loadgen.http_probe import read_url
-from loadgen.http_result import summarise
-from loadgen.http_run import HttpConfig
-from loadgen.mix import single
-from loadgen.samples import write_parquet
+from loadgen.demand.mixes import single
+from loadgen.http.loop import run
+from loadgen.http.probe import read_url
+from loadgen.http.result import summarise
+from loadgen.http.run import HttpConfig
+from loadgen.http.samples import write_parquet
 
 
 def measure(url, rate, duration_s):

@@ -14,8 +14,8 @@ users must be classes of this file for Locust to see them.
 
 from locust import HttpUser, between, task
 
-from loadgen import locust_users
 from loadgen.locustfile import add_options, set_up  # noqa: F401  (they tell Locust)
+from loadgen.swarm import users as locust_users
 
 
 class WebUser(locust_users.WebUser):

@@ -26,14 +26,18 @@ from locust import events
 from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadgen import locust_engine, locust_options, locust_plan, locust_users, locust_web
-from loadgen.http_probe import read_url
-from loadgen.locust_conductor import Conductor
-from loadgen.locust_engine import Bridge
-from loadgen.locust_histogram import bucket_ms
-from loadgen.locust_record import Record
-from loadgen.locust_shapes import all_shapes, shape_named
-from loadgen.target import LoadError, resolve
+from loadgen.engine.histogram import bucket_ms
+from loadgen.http.probe import read_url
+from loadgen.net.targets import LoadError, resolve
+from loadgen.swarm import engine_user as locust_engine
+from loadgen.swarm import options as locust_options
+from loadgen.swarm import plan as locust_plan
+from loadgen.swarm import users as locust_users
+from loadgen.swarm import web as locust_web
+from loadgen.swarm.conductor import Conductor
+from loadgen.swarm.engine_user import Bridge
+from loadgen.swarm.record import Record
+from loadgen.swarm.shapes import all_shapes, shape_named
 
 locust.stats.bucket_response_time = bucket_ms  # type: ignore[assignment]
 locust.runners.WORKER_REPORT_INTERVAL = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from loadgen.target import LoadError
+from loadgen.net.targets import LoadError
 
 
 def hint(name: str, known: Iterable[str]) -> str:

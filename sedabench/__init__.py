@@ -23,10 +23,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sedabench import plots, stats
+    from sedabench.analysis import stats
     from sedabench.api import findings, resume, run
     from sedabench.errors import DamagedRunError, UserError
-    from sedabench.results import Run, load_run
+    from sedabench.figures import plots
+    from sedabench.results.folder import Run, load_run
 
 __all__ = [
     "DamagedRunError", "Run", "UserError",
@@ -35,21 +36,21 @@ __all__ = [
 
 _LAZY = {
     "DamagedRunError": "sedabench.errors",
-    "Run": "sedabench.results",
+    "Run": "sedabench.results.folder",
     "UserError": "sedabench.errors",
     "findings": "sedabench.api",
-    "load_run": "sedabench.results",
+    "load_run": "sedabench.results.folder",
     "resume": "sedabench.api",
     "run": "sedabench.api",
 }
-_MODULES = ("plots", "stats")
+_MODULES = {"plots": "sedabench.figures.plots", "stats": "sedabench.analysis.stats"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     if name in _MODULES:
-        return importlib.import_module(f"sedabench.{name}")
+        return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'sedabench' has no attribute {name!r}")
 
 

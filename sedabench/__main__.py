@@ -1,6 +1,6 @@
 """`python -m sedabench` is `sedabench`."""
 
-from sedabench.cli import main
+from sedabench.cli.main import main
 
 if __name__ == "__main__":
     main()

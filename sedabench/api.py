@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from sedabench.errors import StoppedBySignal, UserError
 
 if TYPE_CHECKING:
+    from sedabench.experiments.plan import Outcome
     from sedabench.progress import Progress
-    from sedabench.results import Run
-    from sedabench.runner import Outcome
+    from sedabench.results.folder import Run
 
 KEYWORDS = ("out", "progress")
 """Keywords of `run` that are no settings."""
@@ -69,7 +69,7 @@ def run(
         >>> sedabench.plots.goodput(run)
     """
     from sedabench.experiments.settings import configure, in_keys, runnable
-    from sedabench.results import new_folder_path
+    from sedabench.results.folder import new_folder_path
 
     _only_main_thread()
     with in_keys():
@@ -92,7 +92,7 @@ def resume(path: str | os.PathLike[str], *, progress: bool = False) -> Run:
         KeyboardInterrupt: interrupted again.
     """
     from sedabench.experiments.settings import in_keys, runnable
-    from sedabench.results import read_folder
+    from sedabench.results.folder import read_folder
 
     _only_main_thread()
     folder = Path(path)

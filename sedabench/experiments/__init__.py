@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sedabench.errors import unknown
-from sedabench.results import Run
+from sedabench.results.folder import Run
 
 if TYPE_CHECKING:
+    from sedabench.experiments.plan import Outcome
     from sedabench.progress import Progress
-    from sedabench.runner import Outcome
 
 EXPERIMENTS: dict[str, str] = {
     "figure1": "sedabench.experiments.figure1",
     "overload": "sedabench.experiments.overload",
     "peers": "sedabench.experiments.peers",
-    "swarm": "sedabench.swarm",
+    "swarm": "sedabench.swarm.run",
 }
 """name -> module; imported only when asked for."""
 

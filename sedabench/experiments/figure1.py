@@ -20,15 +20,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sedabench import burst_columns, servers_under_test
 from sedabench.errors import DamagedRunError, UserError, one_line
-from sedabench.experiments import common
-from sedabench.experiments.common import Bench
+from sedabench.experiments import base as common
+from sedabench.experiments.base import Bench
+from sedabench.experiments.plan import Cell, Outcome, blocked_order, carry_out
 from sedabench.progress import Progress
-from sedabench.results import Run, RunWriter, check_new_folder, load_run
-from sedabench.runner import Cell, Outcome, blocked_order, carry_out
-from sedabench.servers_under_test import AnyServer
-from sedabench.trial import Measured, Workload
+from sedabench.results.folder import Run, RunWriter, check_new_folder, load_run
+from sedabench.targets import servers as servers_under_test
+from sedabench.targets.servers import AnyServer
+from sedabench.trials import burst_columns
+from sedabench.trials.trial import Measured, Workload
 
 NAME = "figure1"
 SUMMARY = "bandwidth of bursts against the number of connections (the paper's Figure 1)"
@@ -183,7 +184,7 @@ def resume(path: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
     displeased would bias the run.
 
     Raises:
-        DamagedRunError: see `sedabench.results.read_folder`.
+        DamagedRunError: see `sedabench.results.folder.read_folder`.
         UserError: it is no run of figure1, or another process is writing it.
     """
     progress = progress or Progress()
@@ -196,7 +197,7 @@ def resume(path: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
 
 def draw(run: Run) -> list[Path]:
     """Draw figure.png and figure.svg; nothing when no trial has a bandwidth."""
-    from sedabench import plots
+    from sedabench.figures import plots
 
     if not len(run.trials) or run.trials["bandwidth_bps"].isna().all():
         return []
@@ -212,7 +213,7 @@ def draw(run: Run) -> list[Path]:
 
 def show(run: Run, console: Any) -> None:
     """Table and sentences."""
-    from sedabench import summary
+    from sedabench.analysis import figure1 as summary
 
     summary.show(run, console)
 

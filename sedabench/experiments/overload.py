@@ -37,18 +37,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sedabench import http_columns, servers_under_test
-from sedabench.calibration import load_calibration, warnings_for
+from sedabench.calibration.record import load_calibration, warnings_for
 from sedabench.errors import UserError, unknown
-from sedabench.experiments import common
-from sedabench.experiments.common import Bench
-from sedabench.experiments.web import MIXES, Site
-from sedabench.external import ExternalSpec, joining, load_external
+from sedabench.experiments import base as common
+from sedabench.experiments.base import Bench
+from sedabench.experiments.plan import Cell, Outcome, carry_out, numbered, shuffled_blocks
+from sedabench.experiments.site import MIXES, Site
 from sedabench.progress import Progress
-from sedabench.results import Run, RunWriter, check_new_folder, load_run
-from sedabench.runner import Cell, Outcome, carry_out, numbered, shuffled_blocks
-from sedabench.servers_under_test import AnyServer, ServerSpec
-from sedabench.trial import Measured, Workload
+from sedabench.results.folder import Run, RunWriter, check_new_folder, load_run
+from sedabench.targets import servers as servers_under_test
+from sedabench.targets.external import ExternalSpec, joining, load_external
+from sedabench.targets.servers import AnyServer, ServerSpec
+from sedabench.trials import http_columns
+from sedabench.trials.trial import Measured, Workload
 
 NAME = "overload"
 SUMMARY = "throughput, goodput and latency when more is asked for than can be done"
@@ -276,7 +277,7 @@ def resume(path: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
     displeased would bias the run.
 
     Raises:
-        DamagedRunError: see `sedabench.results.read_folder`.
+        DamagedRunError: see `sedabench.results.folder.read_folder`.
         UserError: it is no run of overload, or another process is writing it.
     """
     progress = progress or Progress()
@@ -347,14 +348,14 @@ def capacities(finished: Run) -> dict[str, float]:
 
 def draw(finished: Run) -> list[Path]:
     """Draw every figure of a run into its folder; return the files."""
-    from sedabench import plots_overload
+    from sedabench.figures import overload as plots_overload
 
     return plots_overload.draw(finished)
 
 
 def show(finished: Run, console: Any) -> None:
     """Table and sentences."""
-    from sedabench import findings_overload
+    from sedabench.analysis import overload_findings as findings_overload
 
     findings_overload.show(finished, console)
 

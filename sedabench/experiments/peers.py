@@ -16,17 +16,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sedabench import http_columns, servers_under_test
-from sedabench.experiments import common
-from sedabench.experiments.common import Bench
-from sedabench.experiments.web import Site
-from sedabench.external import ExternalSpec, joining, load_external
+from sedabench.experiments import base as common
+from sedabench.experiments.base import Bench
+from sedabench.experiments.plan import Cell, Outcome, blocked_order, carry_out
+from sedabench.experiments.site import Site
 from sedabench.progress import Progress
-from sedabench.reasons import first_kinds, split
-from sedabench.results import Run, RunWriter, check_new_folder, load_run
-from sedabench.runner import Cell, Outcome, blocked_order, carry_out
-from sedabench.servers_under_test import AnyServer
-from sedabench.trial import Measured, Workload
+from sedabench.results.folder import Run, RunWriter, check_new_folder, load_run
+from sedabench.results.reasons import first_kinds, split
+from sedabench.targets import servers as servers_under_test
+from sedabench.targets.external import ExternalSpec, joining, load_external
+from sedabench.targets.servers import AnyServer
+from sedabench.trials import http_columns
+from sedabench.trials.trial import Measured, Workload
 
 NAME = "peers"
 SUMMARY = "throughput of static files beside nginx, Apache httpd and others"
@@ -126,7 +127,7 @@ def resume(path: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
     """Measure what an interrupted run lacks, with its own settings and order.
 
     Raises:
-        DamagedRunError: see `sedabench.results.read_folder`.
+        DamagedRunError: see `sedabench.results.folder.read_folder`.
         UserError: it is no run of peers, or another process is writing it.
     """
     progress = progress or Progress()
@@ -160,8 +161,8 @@ def draw(finished: Run) -> list[Path]:
     Raises:
         DamagedRunError: what the folder holds cannot be drawn.
     """
-    from sedabench import plots
-    from sedabench.raw_trials import damage_is_named
+    from sedabench.figures import plots
+    from sedabench.results.raw_trials import damage_is_named
 
     with damage_is_named(finished, "its figure cannot be drawn"):
         figure = plots.throughput(finished)

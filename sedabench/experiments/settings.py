@@ -19,14 +19,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from sedabench import servers_under_test
 from sedabench.errors import UserError, unknown
-from sedabench.experiments import Runnable, common, figure1, find, overload, peers
-from sedabench.experiments.common import Bench
-from sedabench.experiments.web import Site
-from sedabench.external import load_external
-from sedabench.servers_under_test import AnyServer
-from sedabench.trial import Workload
+from sedabench.experiments import Runnable, figure1, find, overload, peers
+from sedabench.experiments import base as common
+from sedabench.experiments.base import Bench
+from sedabench.experiments.site import Site
+from sedabench.targets import servers as servers_under_test
+from sedabench.targets.external import load_external
+from sedabench.targets.servers import AnyServer
+from sedabench.trials.trial import Workload
 
 COMMON_KEYS = ("quick", "servers", "definitions")
 """What an experiment takes beside the other fields of its settings."""

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from sedabench.errors import UserError, one_line
-from sedabench.raw_trials import damage_is_named
 from sedabench.report.content import Section, section, visible
-from sedabench.results import MANIFEST, Run, load_run, runs_inside, write_atomically
+from sedabench.results.folder import MANIFEST, Run, load_run, runs_inside, write_atomically
+from sedabench.results.raw_trials import damage_is_named
 
 DEFAULT_NAME = "report.html"
 GENERATOR = "sedabench report"
@@ -160,7 +160,7 @@ def render(sections: Sequence[Section]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    from sedabench.machine import versions
+    from sedabench.machine.facts import versions
 
     environment = Environment(
         loader=FileSystemLoader(_HERE),

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sedabench import plots
-from sedabench.results import Run
-from sedabench.stats import Interval, median
+from sedabench.analysis.stats import Interval, median
+from sedabench.figures import plots
+from sedabench.results.folder import Run
 
 if TYPE_CHECKING:
     import pandas as pd

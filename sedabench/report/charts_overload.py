@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from sedabench.overload_analysis import Findings, analyse
-from sedabench.plots_overload import TAILS
-from sedabench.raw_trials import raw_trial
+from sedabench.analysis.overload import Findings, analyse
+from sedabench.analysis.spike import Spike, recovery, spikes
+from sedabench.figures.overload import TAILS
 from sedabench.report.charts import (
     LATENCIES,
     MILLISECONDS,
@@ -32,9 +32,9 @@ from sedabench.report.charts import (
     finite,
     rounded,
     servers,
-)  # fmt: skip
-from sedabench.results import Run
-from sedabench.spike import Spike, recovery, spikes
+)
+from sedabench.results.folder import Run
+from sedabench.results.raw_trials import raw_trial
 
 _STEPS_A_DECADE = 12
 _SHOWN_STAGES = 4

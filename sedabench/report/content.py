@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sedabench.compare import QUESTIONS
+from sedabench.analysis.compare import QUESTIONS
 from sedabench.errors import one_line
 from sedabench.experiments import EXPERIMENTS, find
 from sedabench.report.charts import Chart, Panel, charts, servers
 from sedabench.report.trials import Column, Reason, Row, columns_of, number, reasons, rows_of
-from sedabench.results import Run
+from sedabench.results.folder import Run
 
 Fact = tuple[str, str]
 
@@ -28,8 +28,8 @@ NOTHING = "\u2013"
 """Stands where there is no value."""
 
 SENTENCES = {
-    "figure1": "sedabench.summary",
-    "overload": "sedabench.findings_overload",
+    "figure1": "sedabench.analysis.figure1",
+    "overload": "sedabench.analysis.overload_findings",
     "peers": "sedabench.experiments.peers",
     "swarm": "sedabench.report.swarm",
 }

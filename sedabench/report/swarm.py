@@ -25,9 +25,9 @@ from sedabench.report.charts import (
     curves,
     finite,
     rounded,
-)  # fmt: skip
-from sedabench.results import Run
-from sedabench.swarm_folder import TIMELINE
+)
+from sedabench.results.folder import Run
+from sedabench.swarm.folder import TIMELINE
 
 if TYPE_CHECKING:
     import pandas as pd

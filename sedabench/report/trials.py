@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from sedabench.reasons import kind, split
-from sedabench.results import TRIALS, Run
+from sedabench.results.folder import TRIALS, Run
+from sedabench.results.reasons import kind, split
 
 if TYPE_CHECKING:
     import pandas as pd

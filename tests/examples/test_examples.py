@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from sedabench.cli import cli
-from sedabench.results import load_run
+from sedabench.cli.main import cli
+from sedabench.results.folder import load_run
 from tests.conformance.server import DEADLINE_S, ROOT, Server, read_exactly
 
 EXAMPLES = ROOT / "examples"

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadgen.target import Target, resolve
+from loadgen.net.targets import Target, resolve
 
 BODY = b"0123456789" * 4 + b"01234567"
 """48 bytes, so that the head and one byte more are as long as the head's end and the body."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from loadgen.target import Target, resolve
+from loadgen.net.targets import Target, resolve
 
 ACK = b"A" * 32
 DEADLINE_S = 20.0

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from loadgen.arrivals import FORMS, MOST_S, duration_s, schedule
-from loadgen.target import LoadError
+from loadgen.demand.arrivals import FORMS, MOST_S, duration_s, schedule
+from loadgen.net.targets import LoadError
 
 UNLIKELY = 1e-3
 """Seeds are fixed, so a p-value is always the same; below this one, the distribution is wrong."""

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.burst import ERROR_KINDS, run
-from loadgen.burst_run import BurstConfig, BurstResult
-from loadgen.target import LoadError, Target, resolve
+from loadgen.burst.loop import ERROR_KINDS, run
+from loadgen.burst.run import BurstConfig, BurstResult
+from loadgen.net.targets import LoadError, Target, resolve
 
 from .scripted import ACK, DEADLINE_S, Peer, Script, acknowledging, serving
 

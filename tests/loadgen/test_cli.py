@@ -14,8 +14,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from loadgen.burst import ERROR_KINDS
-from loadgen.cli import load
+from loadgen.burst.loop import ERROR_KINDS
+from loadgen.cli.load import load
 
 from .scripted import DEADLINE_S, Peer, acknowledging, serving
 
@@ -175,8 +175,8 @@ def test_every_option_is_explained_and_there_is_an_example() -> None:
 
 def test_the_command_line_loads_no_heavy_library() -> None:
     code = (
-        "import sys, loadgen.cli; "
-        "heavy = {'numpy', 'rich', 'locust', 'pandas', 'loadgen.burst'} & set(sys.modules); "
+        "import sys, loadgen.cli.load; "
+        "heavy = {'numpy', 'rich', 'locust', 'pandas', 'loadgen.burst.loop'} & set(sys.modules); "
         "sys.exit(', '.join(heavy) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=DEADLINE_S)
@@ -184,7 +184,7 @@ def test_the_command_line_loads_no_heavy_library() -> None:
 
 def test_nothing_of_servers_or_sedabench_is_imported() -> None:
     code = (
-        "import sys, loadgen.cli, loadgen.burst; "
+        "import sys, loadgen.cli.load, loadgen.burst.loop; "
         "sys.exit(any(name.split('.')[0] in ('servers', 'sedabench') for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=DEADLINE_S)

@@ -20,10 +20,10 @@ from click.testing import CliRunner, Result
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 
-from loadgen.arrivals import schedule
-from loadgen.cli import load
-from loadgen.http_run import OUTCOMES
-from loadgen.mix import load_mix
+from loadgen.cli.load import load
+from loadgen.demand.arrivals import schedule
+from loadgen.demand.mixes import load_mix
+from loadgen.http.run import OUTCOMES
 
 from .fault_server import BODY, FaultServer, fault_server
 from .scripted import DEADLINE_S, Peer, serving
@@ -341,7 +341,7 @@ def test_a_server_that_closes_without_a_look_is_found_out_beforehand() -> None:
 def test_a_server_that_never_answers_is_found_out_beforehand(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loadgen.cli_http.PROBE_S", 0.1)
+    monkeypatch.setattr("loadgen.cli.http.PROBE_S", 0.1)
     said = complaint(http(url(server, "silent"), "--timeout", "0.1"))
     assert "did not answer within 0.1 s" in said
     said = complaint(http(url(server, "half/9"), "--timeout", "0.1"))

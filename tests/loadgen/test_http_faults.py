@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from loadgen.arrivals import schedule
-from loadgen.http import run
-from loadgen.http_result import HttpResult, summarise
-from loadgen.http_run import ANSWERED, NEVER_SENT, OUTCOMES, TIMEOUT, HttpConfig, Raw
-from loadgen.mix import Mix, Template
+from loadgen.demand.arrivals import schedule
+from loadgen.demand.mixes import Mix, Template
+from loadgen.http.loop import run
+from loadgen.http.result import HttpResult, summarise
+from loadgen.http.run import ANSWERED, NEVER_SENT, OUTCOMES, TIMEOUT, HttpConfig, Raw
 
 from .fault_server import BODY, CHUNKS, GARBAGE, LONG_BYTES, PIECE, FaultServer, fault_server
 from .scripted import DEADLINE_S

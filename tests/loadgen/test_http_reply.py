@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loadgen.http_reply import MOST_HEAD_BYTES, BadReplyError, Reply
+from loadgen.http.reply import MOST_HEAD_BYTES, BadReplyError, Reply
 
 from .fault_server import HTTP2
 

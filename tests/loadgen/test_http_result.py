@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.http_result import HttpResult, percentiles_us, summarise
-from loadgen.http_run import (
+from loadgen.demand.mixes import Mix, Template
+from loadgen.http.result import HttpResult, percentiles_us, summarise
+from loadgen.http.run import (
     ANSWERED,
     CONNECTION,
     NEVER_SENT,
@@ -26,8 +27,7 @@ from loadgen.http_run import (
     Raw,
     Records,
 )
-from loadgen.mix import Mix, Template
-from loadgen.target import Target
+from loadgen.net.targets import Target
 
 START_NS = 5_000_000_000_000
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from loadgen.http import run
-from loadgen.http_result import summarise
-from loadgen.http_run import ANSWERED, HttpConfig
-from loadgen.mix import Mix, Template
+from loadgen.demand.mixes import Mix, Template
+from loadgen.http.loop import run
+from loadgen.http.result import summarise
+from loadgen.http.run import ANSWERED, HttpConfig
 
 from .fault_server import DELAYS_S, STALL_S, FaultServer, fault_server
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.judge import FIGURES, OPERATORS, Condition, parse_condition
-from loadgen.target import LoadError
+from loadgen.cli.judging import FIGURES, OPERATORS, Condition, parse_condition
+from loadgen.net.targets import LoadError
 
 LATENCY_US = {
     "p50": 900.0, "p90": 8_000.0, "p99": 61_200.0, "p999": 2.5e6, "max": 3e6, "mean": 2_000.0,

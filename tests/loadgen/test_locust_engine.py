@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from loadgen.engine_account import COUNTS, LATENCY
-from loadgen.engine_process import STALL_NS, Engine
-from loadgen.engine_settings import Settings
-from loadgen.http_connections import Connection
-from loadgen.http_run import OUTCOMES
-from loadgen.locust_histogram import unpacked
+from loadgen.engine.account import COUNTS, LATENCY
+from loadgen.engine.histogram import unpacked
+from loadgen.engine.process import STALL_NS, Engine
+from loadgen.engine.settings import Settings
+from loadgen.http.connections import Connection
+from loadgen.http.run import OUTCOMES
 
 DEADLINE_S = 30.0
 
@@ -46,7 +46,7 @@ class Driven:
 
     def __init__(self, target: str, **settings: Any) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "loadgen.engine_process"],
+            [sys.executable, "-m", "loadgen.engine.process"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.trials: dict[str, Counter[str]] = {}

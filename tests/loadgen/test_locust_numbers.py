@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen import locust_options, locust_plan
-from loadgen.engine_account import COUNTS
-from loadgen.engine_arrivals import Arrivals
-from loadgen.engine_process import SLICE_NS
-from loadgen.locust_histogram import (
+from loadgen.engine.account import COUNTS
+from loadgen.engine.arrivals import Arrivals
+from loadgen.engine.histogram import (
     bucket_ms,
     buckets_of,
     packed,
@@ -23,9 +21,12 @@ from loadgen.locust_histogram import (
     unpacked,
     us_of,
 )
-from loadgen.locust_plan import Step, step_at
-from loadgen.locust_record import BIN_S, Record
-from loadgen.target import LoadError
+from loadgen.engine.process import SLICE_NS
+from loadgen.net.targets import LoadError
+from loadgen.swarm import options as locust_options
+from loadgen.swarm import plan as locust_plan
+from loadgen.swarm.plan import Step, step_at
+from loadgen.swarm.record import BIN_S, Record
 
 US = st.floats(1, 1e9)
 

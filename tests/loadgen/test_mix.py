@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from loadgen.docroot import parse_docroot
-from loadgen.mix import (
+from loadgen.demand.docroot import parse_docroot
+from loadgen.demand.mixes import (
     MIXED_CACHE_BYTES,
     MIXED_DIRECTORIES,
     MOST_TEMPLATES,
@@ -25,7 +25,7 @@ from loadgen.mix import (
     load_mix,
     single,
 )
-from loadgen.target import LoadError
+from loadgen.net.targets import LoadError
 from servers.services.docroot import generate, popularity
 from servers.services.page_cache import PageCache
 from servers.services.web_page import Page

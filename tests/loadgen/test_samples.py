@@ -16,17 +16,17 @@ from hdrh.log import HistogramLogReader, HistogramLogWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.http_result import HttpResult, summarise, summarise_records
-from loadgen.http_run import NEVER_SENT, OUTCOMES, REJECTED, HttpConfig, Records
-from loadgen.samples import (
+from loadgen.http.result import HttpResult, summarise, summarise_records
+from loadgen.http.run import NEVER_SENT, OUTCOMES, REJECTED, HttpConfig, Records
+from loadgen.http.samples import (
     KEY,
     MOST_US,
     ensure_writable,
     read_parquet,
     write_hlog,
     write_parquet,
-)  # fmt: skip
-from loadgen.target import LoadError
+)
+from loadgen.net.targets import LoadError
 
 from .test_http_result import MIX, Row, at, config, raw, records, runs
 
@@ -116,7 +116,7 @@ def test_what_is_read_back_has_the_same_summary(
     found = records(rows, template=templates, lag_us=[float(number) for number in range(len(rows))])
     written = summarise(asked, [raw(found, **kinds)])
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("loadgen.samples.ROWS", rows_at_once)
+        patch.setattr("loadgen.http.samples.ROWS", rows_at_once)
         write_parquet(Path(name) / "samples", written, MIX)
         samples = read_parquet(Path(name) / "samples")
     assert summarise_records(*samples).summary == written.summary

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from loadgen.limits import ensure_room_for
-from loadgen.target import LoadError, resolve, split_host_port
+from loadgen.net.limits import ensure_room_for
+from loadgen.net.targets import LoadError, resolve, split_host_port
 
 
 @pytest.mark.parametrize(

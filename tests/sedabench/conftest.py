@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sedabench import machine
-from sedabench.burst_columns import COLUMNS
 from sedabench.experiments.figure1 import Figure1
-from sedabench.results import RunWriter, Value
-from sedabench.runner import blocked_order
+from sedabench.experiments.plan import blocked_order
+from sedabench.machine import facts as machine
+from sedabench.results.folder import RunWriter, Value
+from sedabench.trials.burst_columns import COLUMNS
 
 MakeRun = Callable[..., Path]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

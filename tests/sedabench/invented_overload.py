@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sedabench.results import Column, Kind, RunWriter, Value
+from sedabench.results.folder import Column, Kind, RunWriter, Value
 
 CAPACITY_RPS = 3000.0
 SLO_MS = 200.0

@@ -19,7 +19,7 @@ import sedabench
 from sedabench.experiments import settings
 from sedabench.experiments.figure1 import Figure1
 from sedabench.experiments.overload import Overload
-from sedabench.servers_under_test import ServerSpec
+from sedabench.targets.servers import ServerSpec
 from tests.sedabench.conftest import MakeRun
 from tests.sedabench.invented_overload import write_overload_run
 from tests.sedabench.test_figure1 import wait_for
@@ -145,7 +145,7 @@ def test_every_setting_of_every_experiment_can_be_said_again() -> None:
 
 def test_every_option_of_the_command_has_its_key() -> None:
     """Messages name keys; an option that is missing from FLAGS would slip through."""
-    from sedabench.cli_run import run as command
+    from sedabench.cli.run import run as command
 
     for experiment in settings.KINDS:
         options = {

@@ -21,14 +21,15 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sedabench import calibrate as measure
-from sedabench import calibration, machine
-from sedabench.calibrate import PER_MILLE, Effort, percentiles_us, stalled_us
-from sedabench.cli_calibrate import calibrate as command
+from sedabench.calibration import measure
+from sedabench.calibration import record as calibration
+from sedabench.calibration.known_delays import LONGEST_US, TABLE_SIZE, delay_table, read_log
+from sedabench.calibration.measure import PER_MILLE, Effort, percentiles_us, stalled_us
+from sedabench.cli.calibrate import calibrate as command
 from sedabench.errors import StoppedBySignal, UserError
-from sedabench.known_delays import LONGEST_US, TABLE_SIZE, delay_table, read_log
-from sedabench.process import Child
-from sedabench.trial import after
+from sedabench.machine import facts as machine
+from sedabench.machine.process import Child
+from sedabench.trials.trial import after
 
 GET = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 TINY = Effort("tiny", 0.01, 0.3, 0.05, 0.5, (4,), (100,), (200,), demonstrate=False)
@@ -37,7 +38,15 @@ TINY = Effort("tiny", 0.01, 0.3, 0.05, 0.5, (4,), (100,), (200,), demonstrate=Fa
 @contextmanager
 def known_delays(log: Path, *options: str) -> Iterator[int]:
     """The server for the length of the block; its port.  Afterwards its log is there."""
-    line = [sys.executable, "-P", "-m", "sedabench.known_delays", "--log", str(log), "--no-spin"]
+    line = [
+        sys.executable,
+        "-P",
+        "-m",
+        "sedabench.calibration.known_delays",
+        "--log",
+        str(log),
+        "--no-spin",
+    ]
     with Child("known delays", [*line, *options]) as server:
         yield server.next_message(after(60), "start")["port"]
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
 
-from sedabench.cli_compare import compare as command
-from sedabench.compare import CellComparison, Comparison, better, compare
+from sedabench.analysis.compare import CellComparison, Comparison, better, compare
+from sedabench.analysis.family_test import FAMILY_WISE, enough, permutation_test
+from sedabench.cli.compare import compare as command
 from sedabench.errors import UserError
 from sedabench.experiments.figure1 import Figure1
-from sedabench.family_test import FAMILY_WISE, enough, permutation_test
-from sedabench.results import load_run
+from sedabench.results.folder import load_run
 from tests.sedabench.conftest import MakeRun
 from tests.sedabench.invented_overload import write_overload_run
 
@@ -333,7 +333,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(
 
 def test_importing_the_command_imports_nothing_heavy() -> None:
     code = (
-        "import sys, sedabench.cli_compare; "
+        "import sys, sedabench.cli.compare; "
         "print([m for m in ('numpy', 'pandas', 'scipy', 'rich') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sedabench import swarm_folder
-from sedabench.results import Column
+from sedabench.results.folder import Column
+from sedabench.swarm import folder as swarm_folder
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

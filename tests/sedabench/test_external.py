@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from sedabench.errors import UserError
 from sedabench.experiments.settings import configure
-from sedabench.external import (
+from sedabench.machine.process import ChildError
+from sedabench.targets.external import (
     ExternalServer,
     ExternalSpec,
     available,
@@ -32,8 +33,7 @@ from sedabench.external import (
     tree_rss_bytes,
     tree_threads,
 )
-from sedabench.external.definition import substitute
-from sedabench.process import ChildError
+from sedabench.targets.external.definition import substitute
 from servers.services import docroot as docroots
 
 Define = Callable[..., ExternalSpec]
@@ -459,7 +459,7 @@ def test_nothing_stays_when_the_driver_is_killed(define: Define, tmp_path: Path)
     driver = f"""
 import sys, time
 from pathlib import Path
-from sedabench.external import load_external
+from sedabench.targets.external import load_external
 spec = load_external([Path({str(tmp_path / "own.toml")!r})])["own"]
 server = spec.start(Path({str(tmp_path)!r}))
 print(server.next_message(time.monotonic_ns() + 60 * 10**9, "get ready")["pid"], flush=True)

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 import sedabench
-from sedabench import plots, summary
+from sedabench.analysis import figure1 as summary
 from sedabench.experiments.figure1 import Figure1
+from sedabench.figures import plots
 from tests.sedabench.conftest import MakeRun
 
 TINY = ("--connections", "1,4", "--repeats", "1", "--duration", "0.2", "--warmup", "0.05")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from sedabench.analysis.overload import ServerFindings
+from sedabench.analysis.overload_findings import analyse, sentences, show
+from sedabench.analysis.spike import Spike, recovery, spike_of, spikes
 from sedabench.errors import DamagedRunError
-from sedabench.findings_overload import analyse, sentences, show
-from sedabench.overload_analysis import ServerFindings
-from sedabench.results import Run, load_run
-from sedabench.spike import Spike, recovery, spike_of, spikes
+from sedabench.results.folder import Run, load_run
 from tests.sedabench.invented_overload import (
     CAPACITY_RPS,
     MODELS,

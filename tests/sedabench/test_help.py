@@ -11,8 +11,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from loadgen.cli import load
-from sedabench.cli import cli
+from loadgen.cli.load import load
+from sedabench.cli.main import cli
 from sedabench.experiments.settings import kind_of
 
 
@@ -53,7 +53,7 @@ def test_the_help_of_an_experiment_has_the_defaults_of_its_settings(experiment: 
 def finish(*words: str) -> list[str]:
     """What bash is offered for the last word."""
     done = subprocess.run(
-        [sys.executable, "-c", "from sedabench.cli import main; main()"],
+        [sys.executable, "-c", "from sedabench.cli.main import main; main()"],
         env={
             **os.environ, "_SEDABENCH_COMPLETE": "bash_complete",
             "COMP_WORDS": " ".join(("sedabench", *words)), "COMP_CWORD": str(len(words)),

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sedabench
-from sedabench import http_columns, servers_under_test
 from sedabench.errors import DamagedRunError, UserError
-from sedabench.experiments import common, overload, peers
+from sedabench.experiments import base as common
+from sedabench.experiments import overload, peers
 from sedabench.experiments.overload import Overload, plan_of
-from sedabench.experiments.web import Site
-from sedabench.results import Value
+from sedabench.experiments.site import Site
+from sedabench.results.folder import Value
+from sedabench.targets import servers as servers_under_test
+from sedabench.trials import http_columns
 from tests.sedabench.conftest import Command
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from sedabench.errors import UserError
 from sedabench.experiments.figure1 import Figure1
-from sedabench.results import load_run
-from sedabench.servers_under_test import ServerSpec, parse_specs
+from sedabench.results.folder import load_run
+from sedabench.targets.servers import ServerSpec, parse_specs
 from tests.sedabench.conftest import Command, write_run
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_architecture.py"

@@ -12,7 +12,7 @@ from rich.console import Console
 import sedabench
 from sedabench.errors import UserError
 from sedabench.experiments import peers
-from sedabench.results import Run
+from sedabench.results.folder import Run
 
 FULL = "the load generator's core was saturated (98%): what it measured is a lower bound"
 LATE = "requests were sent late: 99th percentile 2 ms"

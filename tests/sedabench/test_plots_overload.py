@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from sedabench import plots, plots_overload, plots_spike
+from sedabench.analysis.overload import Findings, analyse
 from sedabench.errors import DamagedRunError
-from sedabench.overload_analysis import Findings, analyse
-from sedabench.results import Run, load_run
+from sedabench.figures import overload as plots_overload
+from sedabench.figures import plots
+from sedabench.figures import spike as plots_spike
+from sedabench.results.folder import Run, load_run
 from tests.sedabench.invented_overload import MODELS, Model, write_overload_run
 
 LOADS = (0.5, 1.0, 2.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sedabench.reasons import first_kinds, kind, split
+from sedabench.results.reasons import first_kinds, kind, split
 
 
 def test_numbers_and_details_of_one_trial_make_no_kind_of_their_own() -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import sedabench
-from sedabench import results
-from sedabench.burst_columns import COLUMNS
 from sedabench.errors import DamagedRunError, UserError
 from sedabench.experiments import figure1
-from sedabench.http_columns import COLUMNS as HTTP_COLUMNS
-from sedabench.results import RunWriter, read_folder
+from sedabench.results import folder as results
+from sedabench.results.folder import RunWriter, read_folder
+from sedabench.trials.burst_columns import COLUMNS
+from sedabench.trials.http_columns import COLUMNS as HTTP_COLUMNS
 from tests.sedabench.conftest import Command, MakeRun
 
 

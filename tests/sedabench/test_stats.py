@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sedabench.stats import median, ratio_of_medians
+from sedabench.analysis.stats import median, ratio_of_medians
 
 
 def test_interval_of_one_or_two_repeats_is_their_range_and_says_so() -> None:

@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 
 import sedabench
-from sedabench import suite, suite_run
 from sedabench.errors import UserError
-from sedabench.experiments import settings
+from sedabench.experiments import settings, suite, suite_run
 from sedabench.experiments.figure1 import Figure1
 from sedabench.experiments.overload import Overload
 from sedabench.progress import Progress
-from sedabench.results import load_run
+from sedabench.results.folder import load_run
 from tests.sedabench.conftest import Command, write_run
 from tests.sedabench.test_figure1 import children, wait_for
 
@@ -338,8 +337,8 @@ def test_no_package_is_imported_for_the_first_time_when_results_are_shown(tmp_pa
     write_run(tmp_path / "run", Figure1.quick(repeats=3))
     script = (
         "import sys, sedabench\n"
-        "from sedabench.experiments import common, find\n"
-        "common.import_readers()\n"
+        "from sedabench.experiments import base, find\n"
+        "base.import_readers()\n"
         "before = {name.partition('.')[0] for name in sys.modules}\n"
         "run = sedabench.load_run('run')\n"
         "find('figure1').draw(run), sedabench.findings(run)\n"

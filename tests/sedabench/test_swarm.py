@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
-from sedabench import load_run, swarm
+from sedabench import load_run
 from sedabench.errors import UserError
-from sedabench.results import Run
-from sedabench.swarm_folder import TIMELINE
-from sedabench.swarm_server import ServerWatch
+from sedabench.results.folder import Run
+from sedabench.swarm import run as swarm
+from sedabench.swarm.folder import TIMELINE
+from sedabench.swarm.server import ServerWatch
 
 DEADLINE_S = 60.0
 
@@ -31,8 +32,8 @@ BIN_S = 0.5
 """Of a swarm's timeline."""
 
 MAIN = """
-from sedabench.cli import cli, main
-from sedabench.cli_swarm import swarm
+from sedabench.cli.main import cli, main
+from sedabench.cli.swarm import swarm
 cli.add_command(swarm)
 main()
 """
@@ -40,7 +41,7 @@ main()
 
 ANOTHER_VERSION = """
 import sys
-import loadgen.locust_engine as engine
+import loadgen.swarm.engine_user as engine
 engine.version = lambda: "sedabench 9.9 (protocol 9), locust 2.47"
 sys.argv = ["locust", "-f", sys.argv[1], "EngineUser", "--worker", "--master-port", sys.argv[2]]
 from locust.main import main

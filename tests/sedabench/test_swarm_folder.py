@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loadgen.engine_account import COUNTS, LAG, LATENCY, SERVICE
-from loadgen.locust_record import Record
-from sedabench import compare, load_run, report, swarm
+from loadgen.engine.account import COUNTS, LAG, LATENCY, SERVICE
+from loadgen.swarm.record import Record
+from sedabench import load_run, report
+from sedabench.analysis import compare
 from sedabench.errors import UserError
-from sedabench.swarm import Swarm
-from sedabench.swarm_folder import SwarmFolder
-from sedabench.swarm_server import Moment, ServerWatch, columns
+from sedabench.swarm import run as swarm
+from sedabench.swarm.folder import SwarmFolder
+from sedabench.swarm.run import Swarm
+from sedabench.swarm.server import Moment, ServerWatch, columns
 
 RATE = 1000.0
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from sedabench import inside
 from sedabench.errors import UserError
+from sedabench.live import inside
 from tests.sedabench.conftest import Command
 
 DEADLINE_S = 60.0

@@ -8,12 +8,13 @@ import time
 
 import pytest
 
-from sedabench import burst_columns, machine, trial
-from sedabench.burst_columns import compare_counts
-from sedabench.process import Child, ChildError
-from sedabench.runner import blocked_order
-from sedabench.servers_under_test import ServerSpec
-from sedabench.trial import Workload, measure
+from sedabench.experiments.plan import blocked_order
+from sedabench.machine import facts as machine
+from sedabench.machine.process import Child, ChildError
+from sedabench.targets.servers import ServerSpec
+from sedabench.trials import burst_columns, trial
+from sedabench.trials.burst_columns import compare_counts
+from sedabench.trials.trial import Workload, measure
 
 TIMELINE = {"t_ns": [0, 100, 200], "bytes": [0, 1000, 3000]}
 

@@ -1,0 +1,1 @@
+"""The closed loop of bursts (the paper's Figure 1): its hot loop, settings and result."""

@@ -1,0 +1,1 @@
+"""The command `load`: options, output and exit statuses.  Measures nothing itself."""

@@ -1,0 +1,1 @@
+"""What is asked for, and when: arrival schedules, mixes of requests, document roots."""

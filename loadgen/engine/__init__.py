@@ -1,0 +1,1 @@
+"""The open loop as a process without an end, which a Locust worker drives."""

@@ -1,0 +1,1 @@
+"""Where the load goes: addresses, what the kernel allows, and opening connections."""

@@ -1,0 +1,1 @@
+"""Load from many machines: what runs inside Locust's master and workers."""

@@ -1,0 +1,1 @@
+"""Numbers out of rows: statistics, comparisons, and what a run says."""

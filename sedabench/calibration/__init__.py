@@ -1,0 +1,1 @@
+"""How far the load generator can be trusted on this machine: measured, kept, asked."""

@@ -1,0 +1,1 @@
+"""matplotlib figures: style, and one file a figure."""

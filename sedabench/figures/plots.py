@@ -1,0 +1,392 @@
+"""matplotlib figures, one function a figure: a run in, a `Figure` out.
+
+No pyplot and no global state, so a figure can be made anywhere, by a notebook
+too.  Marks and colours mean the same in every figure: a server is told by
+colour, marker and line style together, so each survives a black-and-white
+printer; a filled point is a valid trial, a hollow one is not.
+
+`figure1` takes a run of figure1; `goodput`, `latency`, `tail`, `fairness` and
+`spike` one of overload (they are drawn in `plots_overload` and `plots_spike`);
+`throughput` one of peers (`plots_peers`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sedabench.analysis.figure1 import cells, servers_of
+from sedabench.analysis.stats import Interval
+from sedabench.errors import UserError, one_line
+from sedabench.results.folder import Run
+from sedabench.results.reasons import first_kinds
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito, "Color Universal Design" (2008), without yellow, which paper swallows.
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Nine beside seven colours: the eighth server has the colour of the first and another marker.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+LINES: tuple[Any, ...] = (
+    "-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 2)), (0, (3, 1)), "-.",
+)  # fmt: skip
+
+_OWN = ("threaded", "eventloop", "seda")
+"""Architectures with marks of their own, in the order of `COLOURS`."""
+
+PAPER_THREADS_STOP = 400
+"""Connections at which the threaded server of the paper's Figure 1 could make no more threads."""
+
+GREY = "#555555"
+MARGIN_IN = 0.714
+"""Where text begins, from the left edge of a figure, in inches."""
+_SHIFT_OCTAVES = 0.07
+"""How far apart the points of two servers stand at one level."""
+
+
+def marks(index: int) -> tuple[str, str, Any]:
+    """Colour, marker and line style of the server that the run names at `index`, from 0."""
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], LINES[index % len(LINES)]
+
+
+def slots(servers: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Which marks each server has: label -> index for `marks`, from (label, architecture).
+
+    The first server of an architecture of the paper has that architecture's
+    marks, whoever else is in the figure; the others take what is free.
+    """
+    found: dict[str, int] = {}
+    for label, architecture in servers:
+        if architecture in _OWN and _OWN.index(architecture) not in found.values():
+            found[label] = _OWN.index(architecture)
+    free = iter(n for n in range(len(_OWN), len(_OWN) + len(servers)))
+    for label, _ in servers:
+        if label not in found:
+            found[label] = next(free)
+    return found
+
+
+def point(colour: str, valid: bool) -> dict[str, Any]:
+    """How a trial's point looks: filled when it is valid, hollow when it is not."""
+    return {
+        "markersize": 4.6 if valid else 6.5,
+        "markerfacecolor": colour if valid else "white",
+        "markeredgecolor": "white" if valid else colour,
+        "markeredgewidth": 0.4 if valid else 1.2,
+        "alpha": 0.85 if valid else 1.0,
+    }
+
+
+def label(text: object, longest: int = 44) -> str:
+    """Text of a run folder as one short line that matplotlib draws as it is."""
+    line = "".join(c if c.isprintable() else " " for c in one_line(str(text)))
+    line = line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
+    return f" {line}" if line.startswith("_") else line  # a legend leaves out "_..."
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png and `stem`.svg."""
+    import matplotlib
+
+    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    with matplotlib.rc_context({"svg.hashsalt": "sedabench"}):  # the same data, the same bytes
+        for path in paths:
+            metadata = {"Date": None} if path.suffix == ".svg" else {"Software": "sedabench"}
+            temporary = path.with_name(f".{path.name}.tmp")
+            figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=metadata)
+            temporary.replace(path)
+    return paths
+
+
+def figure1(run: Run) -> Figure:
+    """Bandwidth against connections: every repeat, the median and its 95 % interval."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 5.2), layout=None, facecolor="white")
+    axes = figure.add_axes((0.085, 0.255, 0.885, 0.605))
+    summaries = cells(run)
+    levels = sorted({cell.connections for cell in summaries})
+    titles = {s["label"]: title_of(s) for s in run.manifest["parameters"]["servers"]}
+    handles: list[Any] = []
+    present = servers_of(run)
+    kinds = {s["label"]: s["architecture"] for s in run.manifest["parameters"]["servers"]}
+    indexes = slots([(server, kinds[server]) for server in present])
+    for place, server in enumerate(present):
+        mine = [cell for cell in summaries if cell.server == server]
+        trials = run.trials[run.trials["server"] == server]
+        shift = 2 ** ((place - (len(present) - 1) / 2) * _SHIFT_OCTAVES)
+        index = indexes[server]
+        curve(axes, index, [(cell.connections, cell.bandwidth_bps) for cell in mine], 1e-9)
+        x = trials["connections"] * shift  # so that equal values do not hide each other
+        points(axes, index, x, trials["bandwidth_bps"] * 1e-9, trials["valid"])
+        handles.append(server_handle(index, titles[server]))
+    _paper_mark(axes, levels)
+    _dress(axes, levels)
+    kinds_of_interval = {c.bandwidth_bps.kind for c in summaries if c.bandwidth_bps}
+    parameters = run.manifest["parameters"]
+    heading(
+        figure,
+        "How does bandwidth change with the number of connections?",
+        f"bursts of {parameters['packets']} packets of {parameters['packet_bytes']} B, closed loop"
+        " over loopback; points: repeats, line: median, "
+        f"band: {band(kinds_of_interval)}",
+    )
+    legend(figure, handles, 0.158, 9.0)
+    legend(figure, invalid_handles(run.trials), 0.158 - 0.036 * legend_rows(handles), 8.2)
+    footer(figure, run, _saturated(run))
+    return figure
+
+
+def goodput(run: Run) -> Figure | None:
+    """Throughput and goodput against offered load; None without a trial to show."""
+    return _of_overload("overload", "goodput", run)
+
+
+def latency(run: Run) -> Figure | None:
+    """Median and 99th percentile of latency against offered load; None without any."""
+    return _of_overload("overload", "latency", run)
+
+
+def tail(run: Run) -> Figure | None:
+    """The share of answers that took longer, at two loads; None without any."""
+    return _of_overload("overload", "tail", run)
+
+
+def fairness(run: Run) -> Figure | None:
+    """Jain's index over the connections against offered load; None without any."""
+    return _of_overload("overload", "fairness", run)
+
+
+def spike(run: Run) -> Figure | None:
+    """The spike over time, from outside and from inside the stages; None without any."""
+    return _of_overload("spike", "spike", run)
+
+
+def throughput(run: Run) -> Figure | None:
+    """What every server answers, a panel a level; None without a trial to show.
+
+    Raises:
+        UserError: it is no run of peers.
+    """
+    import matplotlib
+
+    from sedabench.figures import peers as plots_peers
+
+    _belongs(run, "throughput", "peers")
+    with matplotlib.rc_context({"text.parse_math": False}):  # a label's "$" is a dollar
+        figure: Figure | None = plots_peers.throughput(run)
+    return figure
+
+
+def _belongs(run: Run, name: str, to: str) -> None:
+    if (experiment := run.manifest["experiment"]) != to:
+        raise UserError(f"{run.path} is a run of {experiment}; {name} draws runs of {to}")
+
+
+def _of_overload(module: str, name: str, run: Run) -> Figure | None:
+    """What `plots_overload.draw` draws under `name`, as a figure.
+
+    Raises:
+        UserError: it is a run of something else.
+        DamagedRunError: what the folder holds cannot be drawn.
+    """
+    import matplotlib
+
+    from sedabench.analysis.overload import analyse
+    from sedabench.results.raw_trials import damage_is_named
+
+    _belongs(run, name, "overload")
+    if not len(run.trials):
+        return None
+    make = getattr(importlib.import_module(f"sedabench.figures.{module}"), name)
+    with (
+        matplotlib.rc_context({"text.parse_math": False}),  # a label's "$" is a dollar
+        damage_is_named(run, f"its figure {name!r} cannot be drawn"),
+    ):
+        figure: Figure | None = make(run, analyse(run))
+    return figure
+
+
+def curve(
+    axes: Axes, index: int, found: Sequence[tuple[float, Interval | None]], factor: float
+) -> None:
+    """Band and median line of a server, from (level, interval); broken where that is None."""
+    colour, _, line = marks(index)
+    x = [level for level, _ in found]
+    low, value, high = (
+        [getattr(interval, name) * factor if interval else math.nan for _, interval in found]
+        for name in ("low", "value", "high")
+    )
+    axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)
+    axes.plot(x, value, color=colour, linestyle=line, linewidth=1.8, zorder=3)
+
+
+def points(axes: Axes, index: int, x: Any, y: Any, valid: Any) -> None:
+    """A server's trials, as three pandas Series; those without a value are left out."""
+    colour, marker, _ = marks(index)
+    for filled in (True, False):
+        some = (valid == filled) & x.notna() & y.notna()
+        axes.plot(
+            x[some].to_numpy(float), y[some].to_numpy(float), linestyle="none", marker=marker,
+            clip_on=False, zorder=4 if filled else 5, **point(colour, filled),
+        )  # fmt: skip
+
+
+def band(kinds: Collection[str]) -> str:
+    """What the band of a figure is, by the kinds of its intervals."""
+    if len(kinds) > 1:
+        return "95 % interval (of 2: range)"
+    return "range of the repeats" if "range" in kinds else "95 % bootstrap interval"
+
+
+def server_handle(index: int, title: str) -> Any:
+    """The entry of a server in a legend."""
+    from matplotlib.lines import Line2D
+
+    colour, marker, line = marks(index)
+    return Line2D(
+        [], [], color=colour, linestyle=line, linewidth=1.8, marker=marker, markersize=5.5,
+        markeredgecolor="white", markeredgewidth=0.4, label=label(title, 90),
+    )  # fmt: skip
+
+
+def legend(figure: Figure, handles: list[Any], top: float, size: float) -> None:
+    """A legend under the axes, where it covers no data; `top` is a share of the figure's height."""
+    if handles:
+        left = (MARGIN_IN - 0.06) / float(figure.get_size_inches()[0])
+        columns = legend_columns(handles)
+        figure.legend(
+            handles=handles, loc="upper left", bbox_to_anchor=(left, top),
+            ncols=columns, frameon=False, fontsize=size, handlelength=3.2,
+            columnspacing=1.6, borderaxespad=0, borderpad=0,
+        )  # fmt: skip
+
+
+def legend_columns(handles: Sequence[Any]) -> int:
+    """Three, or as many as there is room for beside the longest entry."""
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    return min(len(handles), 3 if longest <= 44 else 2 if longest <= 66 else 1) or 1
+
+
+def legend_rows(handles: Sequence[Any]) -> int:
+    return -(-len(handles) // legend_columns(handles))
+
+
+def invalid_handles(trials: pd.DataFrame) -> list[Any]:
+    """One hollow legend entry a reason of `trials`, the most frequent first, three at most."""
+    from matplotlib.lines import Line2D
+
+    drawn = trials[~trials["valid"]]
+    if not len(drawn):
+        return []
+    kinds = first_kinds(drawn["invalid_reason"])
+    entries = [f"invalid ({count}): {label(kind, 40)}" for kind, count in kinds[:3]]
+    if len(kinds) > 3:
+        others = sum(count for _, count in kinds[2:])
+        entries[2] = f"invalid ({others}): other reasons, see trials.csv"
+    return [
+        Line2D([], [], linestyle="none", marker="o", markersize=6, markerfacecolor="none",
+               markeredgecolor=GREY, label=entry)
+        for entry in entries
+    ]  # fmt: skip
+
+
+def _paper_mark(axes: Axes, levels: list[int]) -> None:
+    if not levels or levels[-1] < PAPER_THREADS_STOP / 4:
+        return  # far outside: the axis stays with the data
+    axes.axvline(PAPER_THREADS_STOP, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
+    axes.annotate(
+        "threads of the paper\nstopped here (2001)", xy=(PAPER_THREADS_STOP, 0.03),
+        xycoords=("data", "axes fraction"), xytext=(-5, 0), textcoords="offset points",
+        ha="right", va="bottom", fontsize=8, color=GREY, linespacing=1.25,
+    )  # fmt: skip
+
+
+def _dress(axes: Axes, levels: list[int]) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(levels))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if levels:
+        axes.set_xlim(levels[0] / 1.25, levels[-1] * 1.25)
+    axes.set_ylim(bottom=0)
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.03)
+    axes.set_xlabel("connections (logarithmic)", fontsize=9.5)
+    axes.set_ylabel("bandwidth (Gbit/s)", fontsize=9.5)
+    plain(axes)
+
+
+def plain(axes: Axes) -> None:
+    """Ticks, grid and spines as in every figure: light, and none that says nothing."""
+    axes.tick_params(labelsize=9, color="#999999", length=3)
+    axes.grid(axis="y", color="#E4E4E4", linewidth=0.7, zorder=0)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#999999")
+
+
+def heading(figure: Figure, title: str, subtitle: str) -> None:
+    """The question that the figure answers, and under it what was measured."""
+    width_in, height_in = figure.get_size_inches()
+    left, top = MARGIN_IN / width_in, 1 - 0.286 / height_in
+    figure.text(left, top, title, fontsize=13.5, fontweight="bold", ha="left", va="center")
+    top -= 0.26 / height_in
+    figure.text(left, top, subtitle, fontsize=8.8, color=GREY, ha="left", va="center")
+
+
+def title_of(spec: dict[str, Any]) -> str:
+    """A server of the manifest, for a legend: label and options."""
+    from sedabench.targets.servers import ServerSpec
+
+    return ServerSpec(spec["label"], spec["architecture"], tuple(spec.get("options", ()))).title
+
+
+def _saturated(run: Run) -> list[str]:
+    """How many cells are lower bounds, if any: a reader of the curve alone must know."""
+    measured = [cell for cell in cells(run) if cell.bandwidth_bps is not None]
+    count = sum(cell.load_generator_was_the_limit for cell in measured)
+    text = (
+        f"At {count} of {len(measured)} medians the load generator's core was saturated and the "
+        "server's was not: there the figure is a lower bound of the server."
+    )
+    return [text] if count else []
+
+
+def footer(figure: Figure, run: Run, notes: Sequence[str] = ()) -> None:
+    """At the bottom: machine, code and settings behind the figure; a line for each of `notes`."""
+    manifest, machine = run.manifest, run.manifest["machine"]
+    where = machine.get("virtual_machine")
+    parts = [
+        f"{machine['cpu']}, {machine['cores_logical']} cores" + (" (VM)" if where else ""),
+        machine["kernel"],
+        manifest["interpreters"]["server"]["title"],
+    ]
+    valid, total = int(run.trials["valid"].sum()), len(run.trials)
+    parameters = manifest["parameters"]
+    commit = manifest.get("git")
+    code = f" ({commit['commit'][:7]}{'+' if commit['dirty'] else ''})" if commit else ""
+    parts.append(f"sedabench {manifest['versions'].get('sedabench', '?')}{code}")
+    planned = len(manifest["plan"])
+    second = [
+        manifest["started_utc"],
+        f"{parameters['repeats']} repeat{'s' if parameters['repeats'] > 1 else ''}",
+        f"window {parameters['duration_s']:g} s",
+        f"seed {manifest['seed']}",
+        f"{valid} of {total} trials valid" + ("" if total == planned else f", {planned} planned"),
+    ]
+    lines = ["  ·  ".join(parts), "  ·  ".join(second), *notes]
+    width_in, height_in = figure.get_size_inches()
+    figure.text(
+        MARGIN_IN / width_in, 0.083 / height_in, "\n".join(lines),
+        fontsize=6.8, color=GREY, ha="left", va="bottom", linespacing=1.35,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""This machine: its facts, its faults, and processes pinned to its cores."""

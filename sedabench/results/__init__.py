@@ -1,0 +1,1 @@
+"""The run folder: written trial by trial, read by everyone else."""
