@@ -328,7 +328,7 @@ class Connections:
         if known is not None and framed and reply.keep_alive and verdict != WRONG:
             if len(known) >= HEADS_KEPT:
                 known.clear()
-            known[bytes(reply.head_bytes)] = (len(END) + reply.length, verdict)
+            known[reply.head] = (len(END) + reply.length, verdict)
         self._settle(connection, verdict, reply.keep_alive and not reply.spare)
 
     def _settle(self, connection: Connection, outcome: int, keep: bool) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loadgen.http.reply import MOST_HEAD_BYTES, BadReplyError, Reply
+from loadgen.http.reply import MAX_HEAD_BYTES, BadReplyError, Reply
 
 from .fault_server import HTTP2
 
@@ -189,7 +189,7 @@ def test_a_coding_other_than_chunks_ends_with_the_connection() -> None:
 def test_a_head_without_end_is_refused() -> None:
     reply = Reply()
     reply.feed(b"HTTP/1.1 200 OK\r\n")
-    reply.feed(b"x" * (MOST_HEAD_BYTES - 100))
+    reply.feed(b"x" * (MAX_HEAD_BYTES - 100))
     with pytest.raises(BadReplyError, match="longer than"):
         reply.feed(b"x" * 100)
 
