@@ -45,6 +45,9 @@ SCAN_NS, NS_A_CONNECTION = 10_000_000, 1000
 LARGE_BYTES = 256 * 1024
 """Of a look at the rest of a reply whose length is known."""
 
+PIECE_BYTES = 64 * 1024
+"""Of a look at any other: in the smallest chunks they cost 6 ms, in which nothing is sent."""
+
 HEADS_KEPT = 64
 """Heads remembered for a template: Date makes a new one every second."""
 
@@ -222,7 +225,7 @@ class Connections:
                     return
                 data = b""
             else:
-                data = connection.recv(LARGE_BYTES)
+                data = connection.recv(PIECE_BYTES)
         except BlockingIOError:
             return
         except OSError as error:

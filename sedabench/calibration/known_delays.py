@@ -159,7 +159,7 @@ class _Server:
             if not data.endswith(END):
                 self.begun[fd] = data
                 return
-        if b"connection: close" in data.lower():
+        if b"\r\nconnection: close\r\n" in data.lower():
             self._send(fd, LAST_REPLY)
             return
         number = len(self.arrived)

@@ -162,6 +162,12 @@ def ok(peer: Peer, _: int) -> None:
 
 
 @fault
+def fresh(peer: Peer, _: int) -> None:
+    """A head that was never sent before."""
+    peer.send(reply("200 OK", headers=f"X-Request-ID: {peer.port}-{peer.requests}\r\n"))
+
+
+@fault
 def delay(peer: Peer, number: int) -> None:
     """After the delay of that number in `DELAYS_S`."""
     time.sleep(DELAYS_S[number % len(DELAYS_S)])
@@ -291,6 +297,16 @@ def head(peer: Peer, at: int) -> None:
 
 
 @fault
+def flood(peer: Peer, number: int) -> None:
+    """Chunks of empty lines, or of a byte each, as fast as they are read."""
+    body = b"\r\n" * (1 << 17)
+    chunks = b"%x\r\n%s\r\n" % (len(body), body) if number else b"1\r\nx\r\n" * 10_000
+    peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        peer.send(chunks)
+
+
+@fault
 def garbage(peer: Peer, number: int) -> None:
     peer.send(
         (
@@ -300,12 +316,15 @@ def garbage(peer: Peer, number: int) -> None:
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
             b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000,
+            b"HTTP/1.1 200 OK\nContent-Length: 48\n\n" + BODY,
+            b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
         )[number]
     )  # fmt: skip
     peer.drain()
 
 
-GARBAGE = 10
+GARBAGE = 13
 
 
 @fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ class Case:
 
 CASES = [
     Case("ok", "answered"),
+    Case("fresh", "answered"),
     Case("delay/1", "answered"),
     Case("long", "answered", reply_bytes=LONG_BYTES),
     Case("trickle", "answered"),
@@ -171,6 +173,40 @@ def test_faults_of_one_request_do_not_touch_the_others(server: FaultServer) -> N
         assert set(outcomes(raw, number)) <= {case.outcome}, case
     assert len(server.log(token).requests) == len(raw.records)
     assert result.summary["errors"]["timeout"] == 0
+
+
+@pytest.mark.parametrize("rate", [None, 2000.0], ids=["closed", "open"])
+def test_no_request_leaves_anything_to_the_garbage_collector(
+    server: FaultServer, rate: float | None
+) -> None:
+    """It is off in a run: what is left to it is never given back."""
+    token = server.token()
+    cases = [case for case in CASES if case.outcome != "timeout" and len(case.body) < 2]
+    templates = [case.template(token) for case in cases]
+    settings = config(server, *templates, rate=rate, duration_s=0.3, connections=8)
+    gc.collect()
+    gc.disable()
+    try:
+        raw = run(settings)
+        assert gc.collect() < 20
+    finally:
+        gc.enable()
+    assert len(raw.records) > 200
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["tiny chunks", "empty lines"])
+def test_connections_that_are_flooded_do_not_stop_the_others(
+    server: FaultServer, number: int
+) -> None:
+    token = server.token()
+    cases = Case(f"flood/{number}", ""), *[Case("ok", "")] * 9
+    templates = [case.template(token) for case in cases]
+    raw, _ = drive(
+        config(server, *templates, rate=100.0, duration_s=0.5, connections=40, timeout_s=1.0)
+    )
+    assert set(outcomes(raw, 0)) == {"timeout"}
+    for template in range(1, len(cases)):
+        assert outcomes(raw, template)["answered"] > 0
 
 
 @pytest.mark.parametrize("fault", ["split", "split_long", "chunks"])
