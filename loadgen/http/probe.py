@@ -89,9 +89,7 @@ def ask(url: Url, template: Template, timeout_s: float) -> tuple[int, bytes]:
             "does it speak HTTP/1.1 there?"
         ) from None
     except BadReplyError as error:
-        raise LoadError(
-            f"{target} does not speak HTTP/1.1: {error}; HTTP/2 and TLS are not supported"
-        ) from None
+        raise LoadError(f"{target} does not speak HTTP/1.1: {error}") from None
     if not reply.complete:
         when = "at once" if not received else "in the middle of its answer"
         raise LoadError(f"{target} closes the connection {when}: does it speak HTTP/1.1 there?")

@@ -132,7 +132,7 @@ class Reply:
                 self.complete = self.body_bytes == self.length
                 at = end
             elif self._in_trailers:
-                at = self._feed_lines(data, at, "its trailer section")
+                at = self._feed_lines(data, at, "the trailer section of a reply")
                 self.complete = self._fields.complete
             else:
                 at = self._feed_chunks(data, at)
@@ -175,8 +175,11 @@ class Reply:
         if lines or not data.startswith(START, at):
             begin = bytes(lines[: len(START)]) + data[at : at + len(START)]
             if begin[: len(START)] != START[: len(begin)]:
-                raise BadReplyError(f"it does not begin as HTTP/1.1: {_begin(lines, data[at:])}")
-        end = self._feed_lines(data, at, "its head")
+                raise BadReplyError(
+                    f"a reply begins with {_begin(lines, data[at:])}; "
+                    "HTTP/2 and TLS are not supported"
+                )
+        end = self._feed_lines(data, at, "the head of a reply")
         if self._fields.complete:
             self.head = bytes(lines) or data[at:end]
             lines.clear()
@@ -187,11 +190,13 @@ class Reply:
         """The head is complete: what does it say of what follows?"""
         status = self._parser.get_status_code()
         if status < 100:
-            raise BadReplyError(f"{status:03} is not a status")
+            raise BadReplyError(f"{status:03} is not a status code")
         if status < 200:  # 100 Continue, 103 Early Hints: the reply is still to come
             self._interim_replies += 1
             if self._interim_replies > MAX_INTERIM_REPLIES:
-                raise BadReplyError(f"over {MAX_INTERIM_REPLIES} interim replies (1xx) precede it")
+                raise BadReplyError(
+                    f"over {MAX_INTERIM_REPLIES} interim replies (1xx) precede a reply"
+                )
             self._fields = _Fields()
             self._parser = httptools.HttpResponseParser(self._fields)
             return
@@ -302,10 +307,8 @@ def _parse(
         parser.feed_data(data)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
         if parser.get_status_code() == 101:
-            raise BadReplyError("it changes the protocol (status 101)") from None
-        raise BadReplyError(
-            f"{what} is not valid HTTP/1.1 ({error}): {_begin(before, data)}"
-        ) from None
+            raise BadReplyError("a reply changes the protocol (status 101)") from None
+        raise BadReplyError(f"{what} is not valid ({error}): {_begin(before, data)}") from None
 
 
 def _begin(before: bytes | bytearray, data: bytes) -> str:

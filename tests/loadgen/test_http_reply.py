@@ -288,6 +288,7 @@ BAD = BAD_HEADS | {name: CHUNKED + chunks for name, chunks in BAD_CHUNKS.items()
 
 @pytest.mark.parametrize("wire", BAD.values(), ids=BAD.keys())
 def test_what_is_not_valid_is_refused_at_once_and_not_waited_for(wire: bytes) -> None:
+    """The wires end where it is known; a server that says no more must not look overloaded."""
     for cuts in ([], *([cut] for cut in range(1, len(wire))), list(range(len(wire)))):
         found = read(wire, cuts)
         assert isinstance(found, str), (found, cuts)

@@ -126,9 +126,9 @@ def test_bytes_cost_time_in_proportion_to_their_number(shape: str) -> None:
 @pytest.mark.parametrize(
     ("wire", "limit"),
     [
-        (OK + b"X: " + b"x" * MAX_HEAD_BYTES, "its head is longer than"),
-        (OK + b"X: x\r\n" * (MAX_HEAD_BYTES // 6) + b"\r\n", "its head is longer than"),
-        (CHUNKED + b"0\r\n" + b"X: x\r\n" * (MAX_HEAD_BYTES // 6 + 1), "its trailer section is"),
+        (OK + b"X: " + b"x" * MAX_HEAD_BYTES, "head of a reply is longer than"),
+        (OK + b"X: x\r\n" * (MAX_HEAD_BYTES // 6) + b"\r\n", "head of a reply is longer"),
+        (CHUNKED + b"0\r\n" + b"X: x\r\n" * (MAX_HEAD_BYTES // 6 + 1), "trailer section"),
         (CHUNKED + b"1;" + b"x" * MAX_CHUNK_LINE_BYTES, "the line with a chunk's size is longer"),
         (CHUNKED + b"0" * MAX_CHUNK_LINE_BYTES + b"1\r\na\r\n", "the line with a chunk's size"),
         (CONTINUE * (MAX_INTERIM_REPLIES + 1) + OK + b"\r\n", "interim replies"),
