@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -23,6 +24,8 @@ from loadgen.engine.process import STALL_NS, Engine
 from loadgen.engine.settings import Settings
 from loadgen.http.connections import Connection
 from loadgen.http.run import OUTCOMES
+
+from .fault_server import fault_server
 
 DEADLINE_S = 30.0
 
@@ -184,6 +187,28 @@ def test_a_server_that_dies_and_comes_back_costs_what_was_asked_meanwhile() -> N
             assert engine.finish() == 0
     for counts in engine.trials.values():
         assert accounted(counts) == counts["scheduled"]
+
+
+def test_a_swarm_leaves_nothing_to_the_garbage_collector() -> None:
+    """It is off in an engine, which has no end."""
+    with fault_server() as server, Path(os.devnull).open("w") as nowhere:
+        url = f"http://127.0.0.1:{server.port}/t/fresh"
+        settings = Settings(url, connections=4, arrivals="constant")
+        orders, pen = os.pipe()
+        engine = Engine(settings, settings.config(), orders, nowhere)
+        os.write(pen, b'{"rate": 1000, "trial": 0}\n')
+        stop = threading.Timer(0.7, os.write, (pen, b'{"stop": true}\n'))
+        stop.start()
+        gc.collect()
+        gc.disable()
+        try:
+            engine.run()
+            assert gc.collect() < 50
+        finally:
+            gc.enable()
+        stop.join()
+        os.close(pen)
+    assert engine.settled > 400
 
 
 def test_a_reply_whose_head_is_known_takes_the_short_way() -> None:
