@@ -22,6 +22,7 @@ Nothing here knows a socket or a clock.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import httptools
 
@@ -181,7 +182,7 @@ class Reply:
                 )
         end = self._feed_lines(data, at, "the head of a reply")
         if self._fields.complete:
-            self.head = bytes(lines) or data[at:end]
+            self.head = bytes(lines) if lines else data[at:end]
             lines.clear()
             self._read_head()
         return end
@@ -222,43 +223,47 @@ class Reply:
 
     def _feed_chunks(self, data: bytes, at: int) -> int:
         """As far as the last chunk, and the empty line if it comes without trailers."""
-        size, left, body = len(data), self._chunk_left, self._body
+        size, left, body, taken = len(data), self._chunk_left, self._body, 0
         if at >= 2 and self._chunk_line:  # of the head that ends here: found faster together
             self._chunk_line = b""
             at -= 2
         while at < size:
             if not left:
-                line = None if self._chunk_line else _CHUNK_LINE.match(data, at)
-                if line is not None:
-                    left, at = int(line[1], 16), line.end()
+                end = 0 if self._chunk_line else data.find(b"\r\n", at + 2, at + 20) + 2
+                left = _chunk_bytes(data[at:end]) if end > 2 else -1
+                if left >= 0:
+                    at = end
                 else:
                     at, left = self._feed_chunk_line(data, at)
-                if not left:
-                    self._chunk_left = 0
-                    return self._end_chunks(data, at)
-                if left < 0:
-                    left = 0
-                    continue
-            end = min(size, at + left)
+                if left <= 0:
+                    if left < 0:
+                        left = 0
+                        continue
+                    at = self._end_chunks(data, at)
+                    break
+            end = at + left
+            if end > size:
+                end = size
             left -= end - at
-            self.body_bytes += end - at
+            taken += end - at
             if body is not None:
                 body.append(data[at:end])
             at = end
         self._chunk_left = left
+        self.body_bytes += taken
         return at
 
     def _feed_chunk_line(self, data: bytes, at: int) -> tuple[int, int]:
         """Any chunk line; with it the size of its chunk, or -1 if there is more of it to come."""
         known = len(self._chunk_line)
         line = self._chunk_line + data[at : at + MAX_CHUNK_LINE_BYTES]
-        ordinary = _CHUNK_LINE.match(line)
-        if ordinary is not None:
-            self._chunk_line = b""
-            return at + ordinary.end() - known, int(ordinary[1], 16)
         end = line.find(b"\r\n", 2) + 2
         if end > 2:
             line = line[:end]
+            chunk_bytes = _chunk_bytes(line)
+            if chunk_bytes >= 0:
+                self._chunk_line = b""
+                return at + end - known, chunk_bytes
         if line[:2] != b"\r\n"[: len(line)]:
             raise BadReplyError(f"a chunk is not followed by CR LF but by {_begin(b'', line)}")
         parser = httptools.HttpResponseParser(None)
@@ -314,6 +319,13 @@ def _parse(
 def _begin(before: bytes | bytearray, data: bytes) -> str:
     """The first bytes, for a message."""
     return repr((bytes(before[:_QUOTED_BYTES]) + data[:_QUOTED_BYTES])[:_QUOTED_BYTES])
+
+
+@lru_cache(maxsize=1024)  # a third of the time that a small chunk takes
+def _chunk_bytes(line: bytes) -> int:
+    """The size that an ordinary chunk line says; -1 if it is not one."""
+    ordinary = _CHUNK_LINE.fullmatch(line)
+    return int(ordinary[1], 16) if ordinary else -1
 
 
 def _tokens(value: bytes) -> list[bytes]:

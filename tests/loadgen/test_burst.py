@@ -196,6 +196,18 @@ def test_the_garbage_collector_is_as_before() -> None:
     assert gc.get_freeze_count() == 0
 
 
+def test_no_burst_leaves_anything_to_the_garbage_collector() -> None:
+    with serving(acknowledging(BURST)) as server:
+        gc.collect()
+        gc.disable()
+        try:
+            result = run(config(server.target, connections=4))
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
+    assert result.bursts > 100
+
+
 # What breaks
 
 

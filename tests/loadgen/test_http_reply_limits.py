@@ -84,14 +84,14 @@ def feed(reply: Reply, pieces: list[bytes]) -> None:
 
 
 def cost_s(pieces: list[bytes]) -> float:
-    """The best of two: a machine has other things to do."""
+    """CPU time, the best of two: a machine has other things to do."""
     best_s = float("inf")
     for _ in range(2):
         reply = Reply()
-        began_s = time.perf_counter()
+        began_s = time.thread_time()
         with suppress(BadReplyError):
             feed(reply, pieces)
-        best_s = min(best_s, time.perf_counter() - began_s)
+        best_s = min(best_s, time.thread_time() - began_s)
     return best_s
 
 
@@ -117,10 +117,10 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bytes_cost_time_in_proportion_to_their_number(shape: str) -> None:
-    """64 times as many; what is quadratic would cost 4000 times as much."""
+    """256 times as many; what is quadratic would cost thousands of times as much."""
     make, piece_bytes = SHAPES[shape]
-    few, many = (cost_s(pieces_of(make(size), piece_bytes)) for size in (1 << 13, 1 << 19))
-    assert many < 200 * few + 0.005
+    few, many = (cost_s(pieces_of(make(size), piece_bytes)) for size in (1 << 11, 1 << 19))
+    assert many < 1500 * few + 0.005
 
 
 @pytest.mark.parametrize(
