@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import click
 
+from loadgen.output import command
 from sedabench.machine.facts import cpu_model
 
 BENCHMARKS = (
@@ -41,4 +42,4 @@ def main(names: tuple[str, ...], rounds: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -27,6 +27,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from loadgen.output import command
+
 FOLDER = Path(__file__).resolve().parent
 TIMEOUT_S = 900
 """For one cell; the longest in full takes about four minutes on a quiet machine."""
@@ -86,4 +88,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(main)

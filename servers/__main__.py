@@ -21,6 +21,7 @@ from servers.admin import Admin
 from servers.architecture import ARCHITECTURES, Architecture
 from servers.listener import ServerOptions, bind
 from servers.options import UsageError, add_options, take_options
+from servers.output import command
 from servers.registry import find
 from servers.service import Service
 from servers.services import SERVICES
@@ -37,9 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve; return the exit status."""
     try:
         return serve(*parse(sys.argv[1:] if arguments is None else arguments))
-    except BrokenPipeError:  # `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except UsageError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -155,7 +153,7 @@ def serve(
         }
         # Who started us may have gone, or may not read; we serve all the same.
         with contextlib.suppress(OSError):
-            print(json.dumps(announcement), flush=True)
+            os.write(sys.stdout.fileno(), json.dumps(announcement).encode() + b"\n")
         # What exists now lives as long as the process: the collector need not look at it.
         gc.freeze()
         architecture.run()
@@ -183,4 +181,4 @@ def url_host(host: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(main)

@@ -4,18 +4,21 @@ Only options, words and exit statuses live here; each workload's engine is
 imported when it is run, so that `--help` and completion stay quick.
 
 Exit statuses: 0 measured (valid or not: the result says), 1 a --fail-if holds, 2 nothing could be
-measured, with one line on stderr that says why, 130 interrupted.
+measured, with one line on stderr that says why, or the result could not be written to standard
+output and is on stderr, 130 interrupted, 141 nobody reads standard output.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import click
+
+from loadgen.output import NOBODY_READS, lost, tell
 
 if TYPE_CHECKING:
     from loadgen.cli.judging import Condition
@@ -240,10 +243,12 @@ def show(
     for name, value in rows(said):
         table.add_row(name, value)
     table.add_row("valid", "yes" if said["valid"] else "NO: " + "; ".join(said["invalid_reasons"]))
-    console = Console()
-    console.print(table, markup=False)
-    for warning in said["warnings"]:
-        console.print(f"warning: {warning}", markup=False, highlight=False)
+    console = Console(markup=False, emoji=False)
+    with console.capture() as shown:
+        console.print(table)
+        for warning in said["warnings"]:
+            console.print(f"warning: {warning}", highlight=False)
+    tell(shown.get().rstrip("\n"))
 
 
 def fail_if(
@@ -258,12 +263,14 @@ def fail_if(
 
 
 def print_event(name: str, t_ns: int) -> None:
-    print_json({"event": name, "t_ns": t_ns})
+    """A line of JSON; whoever asked for events and no longer reads them needs no result."""
+    print(json.dumps({"event": name, "t_ns": t_ns}), flush=True)
+    if (failed := lost()) is not None and failed.errno == errno.EPIPE:
+        raise SystemExit(NOBODY_READS)
 
 
 def print_json(what: Said) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
-    sys.stdout.flush()
+    tell(json.dumps(what))
 
 
 def _rows(said: Said) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loadgen.output import tell
 from sedabench.errors import StoppedBySignal, UserError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def calibrate(quick: bool, out: Path | None, show: bool) -> None:
         calibration.keep(found, path)
     except UserError as error:
         raise _kept_elsewhere(found, error) from None
-    console.print(f"kept in {path}", markup=False, soft_wrap=True)
+    tell(f"kept in {path}")
 
 
 def _kept_elsewhere(found: dict[str, Any], error: UserError) -> UserError:

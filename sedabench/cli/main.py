@@ -3,7 +3,8 @@
 Nothing is decided here.  A verb's work is a function elsewhere that a notebook
 can call too; `run` has a file of its own (`sedabench.cli.run`).  Every error
 that a person can cause ends in `main`, as `error: what; what to do` and exit
-status 2.  Heavy imports happen inside the verb that needs them.
+status 2; standard output that is closed or full is the care of `loadgen.output`.
+Heavy imports happen inside the verb that needs them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 
 import click
 
+from loadgen import output
 from sedabench.cli import completion
 from sedabench.cli.calibrate import calibrate
 from sedabench.cli.compare import compare
@@ -271,7 +273,7 @@ def doctor(strict: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
-    sys.exit(_main(arguments))
+    output.command(lambda: _main(arguments))
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -281,7 +283,6 @@ def _main(arguments: Sequence[str] | None) -> int:
             prog_name="sedabench",
             standalone_mode=False,
         )
-        sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -294,9 +295,6 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 128 + signal.SIGINT
     except KeyboardInterrupt as stop:
         return 128 + (stop.signum if isinstance(stop, StoppedBySignal) else signal.SIGINT)
-    except BrokenPipeError:  # `sedabench list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except OSError as error:  # a full disk, a folder taken away
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}; what was finished before is kept")

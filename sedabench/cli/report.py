@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from loadgen.output import tell
+
 
 @click.command(short_help="Make one HTML page of runs: sedabench report RUN_DIR.")
 @click.argument("folders", metavar="RUN_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))  # fmt: skip  # noqa: E501
@@ -25,4 +27,4 @@ def report(folders: tuple[Path, ...], out: Path | None) -> None:
     """
     from sedabench.report import write
 
-    click.echo(write(folders, out))
+    tell(str(write(folders, out)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from loadgen.output import tell
 from sedabench.errors import UserError
 
 if TYPE_CHECKING:
@@ -128,16 +129,16 @@ def _report(console: Any, finished: Run, outcome: Outcome) -> None:
     for warning in finished.manifest.get("warnings", ()):
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     if outcome.signum is not None:
-        click.echo(
+        tell(
             f"interrupted: {outcome.finished} of {outcome.planned} trials are kept; finish with: "
             f"sedabench run {name} --resume {shlex.quote(str(finished.path))}"
         )
         sys.exit(128 + outcome.signum)
     figures = sorted(finished.path.glob("*.png"))
     if len(figures) == 1:
-        click.echo(f"{finished.path}  (figure: {figures[0]})")
+        tell(f"{finished.path}  (figure: {figures[0]})")
     elif figures:
         names = ", ".join(figure.name for figure in figures)
-        click.echo(f"{finished.path}  (figures: {names})")
+        tell(f"{finished.path}  (figures: {names})")
     else:
-        click.echo(str(finished.path))
+        tell(str(finished.path))

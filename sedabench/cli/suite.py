@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loadgen.output import tell
 from sedabench.errors import UserError
 from sedabench.progress import about
 
@@ -122,7 +123,7 @@ def _report(asked: Suite, folder: Path, outcome: SuiteOutcome, console: Console)
     if outcome.signum is not None:
         finished = sum(state.finished for state in outcome.runs)
         trials = sum(state.trials for state in outcome.runs)
-        click.echo(
+        tell(
             f"interrupted: {finished} of {trials} trials are kept; finish with: "
             f"sedabench run --resume {_word(folder)}"
         )
@@ -135,7 +136,7 @@ def _report(asked: Suite, folder: Path, outcome: SuiteOutcome, console: Console)
             f"when that is mended: sedabench run --resume {_word(folder)}"
         )
     page = f"sedabench report {_word(folder)} --out report.html"
-    click.echo(f"{folder}  (one page of it: {page})")
+    tell(f"{folder}  (one page of it: {page})")
 
 
 def _word(path: Path) -> str:

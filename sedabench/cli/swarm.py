@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from loadgen.output import tell
 from sedabench.errors import StoppedBySignal, UserError
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -114,7 +115,7 @@ def swarm(
         swarms.show(run, standard_output())
         for path in swarms.draw(run):
             click.echo(path)
-        click.echo(run.path)
+        tell(str(run.path))
     if runs[-1].manifest["status"] != "complete":
         if signum is not None:
             click.echo("interrupted: what was measured until then is kept", err=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadgen.output import lost
 from sedabench.errors import UserError
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def top(url: str, console: Console, interval_s: float, times: int | None) -> Non
     terminal = console.is_terminal
     on_screen = Live(console=console, auto_refresh=False, screen=True) if terminal else None
     with on_screen or nullcontext():
-        while (times is None or shown < times) and not console.quiet:
+        while (times is None or shown < times) and not (console.quiet or lost()):
             time.sleep(interval_s)
             after = fetch(url)
             picture = screen(before, after)

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from servers.options import UsageError
+from servers.output import command
 
 MANIFEST = "docroot.json"
 FORMAT = 1
@@ -183,4 +184,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(main)
