@@ -104,6 +104,14 @@ def tell(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def visible(text: str) -> str:
+    """Text that others wrote, without what a reader cannot see.
+
+    That is controls, escape sequences among them, marks of direction and half characters.
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
 def _status(run: Callable[[], int | None]) -> int:
     try:
         return run() or 0

@@ -11,7 +11,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from loadgen.output import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,16 +25,25 @@ Advance = Callable[[str, float, float], None]
 def standard_output() -> Console:
     """The console of the command; a table in a pipe or a file is not squeezed to 80 columns."""
     from rich.console import Console
+    from rich.text import Text
 
-    class Lasting(Console):
-        """Falls silent when its reader goes (`run ... | head`); rich would end the process."""
+    class Plain(Console):
+        """Text that others wrote is shown as it is: no markup, no emoji, no escape sequence.
+
+        It falls silent when its reader goes, in a script of one's own; rich would end the process.
+        """
+
+        def render_str(self, text: str, **how: Any) -> Text:
+            return super().render_str(visible(text), **how)
 
         def on_broken_pipe(self) -> None:
             self.quiet = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    console = Lasting()
-    return console if console.is_terminal else Lasting(width=max(console.width, 120))
+    console = Plain(markup=False, emoji=False)
+    if console.is_terminal:
+        return console
+    return Plain(markup=False, emoji=False, width=max(console.width, 120))
 
 
 class Progress:
@@ -60,7 +71,8 @@ class Progress:
 
         overhead = _Overhead()
         with Bar(
-            TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None), MofNCompleteColumn(),
             TextColumn("{task.fields[left]} left"),
             console=self._console, auto_refresh=False, transient=True,
         ) as bar:  # fmt: skip
@@ -72,7 +84,8 @@ class Progress:
                 nonlocal count
                 count += 1
                 left += overhead.learn(missed) * (total - count)
-                bar.update(task, advance=1, description=line.split("  ")[0], left=_clock(left))
+                shown = visible(line.split("  ")[0])
+                bar.update(task, advance=1, description=shown, left=_clock(left))
                 bar.refresh()
 
             yield advance

@@ -21,7 +21,7 @@ from servers.admin import Admin
 from servers.architecture import ARCHITECTURES, Architecture
 from servers.listener import ServerOptions, bind
 from servers.options import UsageError, add_options, take_options
-from servers.output import command
+from servers.output import command, visible
 from servers.registry import find
 from servers.service import Service
 from servers.services import SERVICES
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return serve(*parse(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
 
 

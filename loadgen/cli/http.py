@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loadgen.cli.load import OneLine, Said, fail_if, load, one_line, print_event, show
+from loadgen.output import visible
 
 if TYPE_CHECKING:
     from loadgen.demand.mixes import Mix
@@ -136,7 +137,7 @@ def _keep(samples: Path | None, hlog: Path | None, result: HttpResult, mix: Mix)
             if path is not None:
                 write(path)
         except LoadError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(f"error: {visible(str(error))}", err=True)
             kept = False
     return kept
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import click
 
-from loadgen.output import NOBODY_READS, lost, tell
+from loadgen.output import NOBODY_READS, lost, tell, visible
 
 if TYPE_CHECKING:
     from loadgen.cli.judging import Condition
@@ -29,7 +29,7 @@ Said: TypeAlias = dict[str, Any]
 
 def _one_line(context: click.Context, error: click.UsageError) -> None:
     """Print `error: ...` and exit 2; click's own way takes four lines to say one thing."""
-    what = " ".join(error.format_message().split()).rstrip(".")
+    what = visible(" ".join(error.format_message().split())).rstrip(".")
     click.echo(f"error: {what}; see `{context.command_path} --help`", err=True)
     context.exit(2)
 
@@ -207,7 +207,7 @@ def one_line(context: click.Context) -> Iterator[None]:
     try:
         yield
     except LoadError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {visible(str(error))}", err=True)
         context.exit(2)
     except KeyboardInterrupt:
         click.echo("interrupted: nothing of what was measured is kept", err=True)
@@ -239,15 +239,16 @@ def show(
     from rich.table import Table
 
     title = f"{said['workload']} on {said['target']}"
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=visible(title), show_header=False, title_justify="left")
     for name, value in rows(said):
-        table.add_row(name, value)
-    table.add_row("valid", "yes" if said["valid"] else "NO: " + "; ".join(said["invalid_reasons"]))
+        table.add_row(name, visible(value))
+    reasons = visible("; ".join(said["invalid_reasons"]))
+    table.add_row("valid", "yes" if said["valid"] else f"NO: {reasons}")
     console = Console(markup=False, emoji=False)
     with console.capture() as shown:
         console.print(table)
         for warning in said["warnings"]:
-            console.print(f"warning: {warning}", highlight=False)
+            console.print(visible(f"warning: {warning}"), highlight=False)
     tell(shown.get().rstrip("\n"))
 
 

@@ -310,5 +310,5 @@ def _with_hint(error: click.ClickException) -> str:
 
 
 def _fail(text: str) -> int:
-    print(f"error: {one_line(text)}", file=sys.stderr)
+    print(f"error: {output.visible(one_line(text))}", file=sys.stderr)
     return 2

@@ -6,6 +6,7 @@ HTTP experiments are in `cli_run_http`, suites in `cli_suite`.
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -47,7 +48,9 @@ def _unknown(name: str, experiments: list[str]) -> UserError:
 
     for path in (*known_suites(), *map(str, Path().glob("*.toml"))):
         if Path(path).stem == name:
-            return UserError(f"{name!r} is a suite, named by its file: sedabench run {path}")
+            return UserError(
+                f"{name!r} is a suite, named by its file: sedabench run {quote(str(path))}"
+            )
     return unknown("experiment", name, experiments)
 
 

@@ -81,6 +81,7 @@ def swarm(
                       --target http://10.0.0.9:8080/ --rate 100000
       sedabench swarm --worker --master-host 10.0.0.1 --allow-remote
     """
+    from sedabench.experiments.base import draw
     from sedabench.progress import standard_output
     from sedabench.results.folder import new_folder_path
     from sedabench.swarm import run as swarms
@@ -113,7 +114,7 @@ def swarm(
         )
     for run in runs:
         swarms.show(run, standard_output())
-        for path in swarms.draw(run):
+        for path in draw(swarms.draw, run):
             click.echo(path)
         tell(str(run.path))
     if runs[-1].manifest["status"] != "complete":

@@ -19,12 +19,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
+from loadgen.output import visible
 from sedabench.errors import DamagedRunError, UserError
 from sedabench.experiments.plan import Cell, note_resume, recorded_server
 from sedabench.machine import facts as machine
 from sedabench.machine.process import ChildError
 from sedabench.progress import Progress
-from sedabench.results.folder import RunWriter, utc_now
+from sedabench.results.folder import Run, RunWriter, utc_now
 from sedabench.targets.external import ExternalSpec, load_external
 from sedabench.targets.external.definition import BUILT_IN
 from sedabench.targets.servers import AnyServer, ServerSpec
@@ -165,6 +166,21 @@ def import_readers() -> None:
     """
     for name in READERS:
         importlib.import_module(name)
+
+
+def draw(how: Callable[[Run], list[Path]], run: Run) -> list[Path]:
+    """The figures of a run that was just measured; one line says it when there can be none.
+
+    Whatever keeps them from being drawn, a label or a full disk, the data is kept.
+    """
+    from sedabench.figures.plots import not_drawn
+
+    try:
+        return how(run)
+    except Exception as error:
+        text = str(error) if isinstance(error, UserError) else not_drawn(run.path, error)
+        print(f"warning: {visible(text)}", file=sys.stderr)
+        return []
 
 
 def manifest(

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sedabench.errors import DamagedRunError, UserError, one_line
+from sedabench.errors import UserError
 from sedabench.experiments import base as common
 from sedabench.experiments.base import Bench
 from sedabench.experiments.plan import Cell, Outcome, blocked_order, carry_out
@@ -198,17 +198,13 @@ def resume(path: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
 def draw(run: Run) -> list[Path]:
     """Draw figure.png and figure.svg; nothing when no trial has a bandwidth."""
     from sedabench.figures import plots
+    from sedabench.results.raw_trials import damage_is_named
 
     if not len(run.trials) or run.trials["bandwidth_bps"].isna().all():
         return []
-    try:
-        return plots.save(plots.figure1(run), run.path / "figure")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        # Everything that a figure says comes from the folder.
-        raise DamagedRunError(
-            f"{run.path} is damaged: its figure cannot be drawn ({one_line(repr(error))}); "
-            "restore manifest.json and trials.csv"
-        ) from error
+    with damage_is_named(run, "its figure cannot be drawn"):
+        figure = plots.figure1(run)
+    return plots.save(figure, run.path / "figure")
 
 
 def show(run: Run, console: Any) -> None:
@@ -228,7 +224,7 @@ def _finish(
 
     outcome = carry_out(writer, measure_cell, describe, config.estimate_s, progress)
     run = load_run(writer.path)
-    draw(run)
+    common.draw(draw, run)
     return run, outcome
 
 

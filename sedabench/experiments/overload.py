@@ -306,7 +306,7 @@ def _finish(
     outcome = carry_out(writer, measure_cell, describe, config.estimate_s, progress)
     finished = load_run(writer.path)
     if len(finished.trials):
-        draw(finished)
+        common.draw(draw, finished)
     return finished, outcome
 
 

@@ -166,7 +166,7 @@ def draw(finished: Run) -> list[Path]:
 
     with damage_is_named(finished, "its figure cannot be drawn"):
         figure = plots.throughput(finished)
-        return plots.save(figure, finished.path / "figure") if figure else []
+    return plots.save(figure, finished.path / "figure") if figure else []
 
 
 def show(finished: Run, console: Any) -> None:

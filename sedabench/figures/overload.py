@@ -8,10 +8,9 @@ an invalid trial.  Rates and fairness begin at 0; latencies are logarithmic.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sedabench.analysis.overload import Findings, Level, analyse
 from sedabench.analysis.stats import Interval
@@ -38,8 +37,6 @@ def draw(run: Run) -> list[Path]:
     Raises:
         DamagedRunError: what the folder holds cannot be drawn.
     """
-    import matplotlib
-
     from sedabench.figures.spike import spike
 
     if not len(run.trials):
@@ -50,18 +47,14 @@ def draw(run: Run) -> list[Path]:
     findings = analyse(run)
     made: dict[str, Figure] = {}
     paths: list[Path] = []
-    with (
-        matplotlib.rc_context({"text.parse_math": False}),  # a label's "$" is a dollar
-        warnings.catch_warnings(action="ignore", category=UserWarning),  # its odd glyph, a box
-    ):
+    with plots.style():
         for name, make in makers.items():
             with damage_is_named(run, f"its figure {name!r} cannot be drawn"):
                 figure = make(run, findings)
                 if figure is not None:
                     made[name] = figure
         for name, figure in made.items():
-            with damage_is_named(run, f"its figure {name!r} cannot be drawn"):
-                paths += plots.save(figure, run.path / name)
+            paths += plots.save(figure, run.path / name)
     return paths
 
 
@@ -99,7 +92,7 @@ def latency(run: Run, findings: Findings) -> Figure | None:
     limits = [limit for axes in page.axes for limit in axes.get_ylim()]
     for axes in page.axes:
         axes.set_ylim(min(*limits, findings.slo_ms / 1.5), max(*limits, findings.slo_ms * 1.5))
-        _decades(axes.yaxis)
+        plots.decades(axes.yaxis)
         _slo_line(axes, findings.slo_ms, label=axes is page.axes[0])
     page.axes[0].set_ylabel("latency (ms, log)", fontsize=9.5)
     return page.finish("How long does an answer take, from the time it was due?")
@@ -140,8 +133,8 @@ def tail(run: Run, findings: Findings) -> Figure | None:
         axes.set_ylim(lowest / 1.5, 1.25)
         axes.axvline(findings.slo_ms, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
         plots.plain(axes)
-        _decades(axes.xaxis)
-        _decades(axes.yaxis, 100, " %")
+        plots.decades(axes.xaxis)
+        plots.decades(axes.yaxis, 100, " %")
         axes.grid(axis="x", color="#E4E4E4", linewidth=0.7)
         axes.set_xlabel("latency from the scheduled time (ms, log)", fontsize=9.5)
         axes.set_title(
@@ -318,13 +311,3 @@ def _thousands(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-
-
-def _decades(axis: Any, factor: float = 1, unit: str = "") -> None:
-    """Labels at powers of ten only, as numbers and not as powers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(10))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * factor:,g}{unit}"))
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_tick_params(which="minor", color="#CCCCCC", length=2)

@@ -91,6 +91,8 @@ def _dress(axes: Axes, names: list[str], most: float, panels: int) -> None:
     axes.set_xlim(0, most * 1.06)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), names)
+    for text in axes.get_yticklabels():  # whoever shows the figure may do so outside of `style`
+        text.set_parse_math(False)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(2 if panels > 3 else 5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

@@ -8,13 +8,18 @@ printer; a filled point is a valid trial, a hollow one is not.
 `figure1` takes a run of figure1; `goodput`, `latency`, `tail`, `fairness` and
 `spike` one of overload (they are drawn in `plots_overload` and `plots_spike`);
 `throughput` one of peers (`plots_peers`).
+
+Everything is drawn inside `style`, which makes text of a person's text and nothing else.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Collection, Sequence
+import shlex
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,22 +95,57 @@ def label(text: object, longest: int = 44) -> str:
     return f" {line}" if line.startswith("_") else line  # a legend leaves out "_..."
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png and `stem`.svg."""
+@contextmanager
+def style() -> Iterator[None]:
+    """Around all drawing: a label's "$" is a dollar; an odd glyph is a box, and no warning.
+
+    matplotlib reads the setting when a text is made, and makes those of ticks late.
+    Numbers on axes are formatted by ourselves, never as powers in its mathematics.
+    """
     import matplotlib
 
+    # The salt: the same data, the same bytes.
+    with (
+        matplotlib.rc_context({"text.parse_math": False, "svg.hashsalt": "sedabench"}),
+        warnings.catch_warnings(action="ignore", category=UserWarning),
+    ):
+        yield
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png and `stem`.svg into a run folder.
+
+    Raises:
+        UserError: it cannot be drawn or written; what was there before stays.
+    """
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
-    with matplotlib.rc_context({"svg.hashsalt": "sedabench"}):  # the same data, the same bytes
+    with style():
         for path in paths:
             metadata = {"Date": None} if path.suffix == ".svg" else {"Software": "sedabench"}
             temporary = path.with_name(f".{path.name}.tmp")
-            figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=metadata)
-            temporary.replace(path)
+            try:
+                figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=metadata)
+                temporary.replace(path)
+            except Exception as error:  # of matplotlib's own, and of the disk
+                temporary.unlink(missing_ok=True)
+                raise UserError(not_drawn(stem.parent, error)) from error
     return paths
+
+
+def not_drawn(folder: Path, error: Exception) -> str:
+    """What to say when a figure of the run in `folder` cannot be drawn."""
+    why = one_line(str(error)) or type(error).__name__
+    again = f"sedabench plot {shlex.quote(str(folder))}"
+    return f"a figure cannot be drawn ({why}); the data is kept, try again with: {again}"
 
 
 def figure1(run: Run) -> Figure:
     """Bandwidth against connections: every repeat, the median and its 95 % interval."""
+    with style():
+        return _figure1(run)
+
+
+def _figure1(run: Run) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.4, 5.2), layout=None, facecolor="white")
@@ -174,12 +214,10 @@ def throughput(run: Run) -> Figure | None:
     Raises:
         UserError: it is no run of peers.
     """
-    import matplotlib
-
     from sedabench.figures import peers as plots_peers
 
     _belongs(run, "throughput", "peers")
-    with matplotlib.rc_context({"text.parse_math": False}):  # a label's "$" is a dollar
+    with style():
         figure: Figure | None = plots_peers.throughput(run)
     return figure
 
@@ -196,8 +234,6 @@ def _of_overload(module: str, name: str, run: Run) -> Figure | None:
         UserError: it is a run of something else.
         DamagedRunError: what the folder holds cannot be drawn.
     """
-    import matplotlib
-
     from sedabench.analysis.overload import analyse
     from sedabench.results.raw_trials import damage_is_named
 
@@ -206,7 +242,7 @@ def _of_overload(module: str, name: str, run: Run) -> Figure | None:
         return None
     make = getattr(importlib.import_module(f"sedabench.figures.{module}"), name)
     with (
-        matplotlib.rc_context({"text.parse_math": False}),  # a label's "$" is a dollar
+        style(),
         damage_is_named(run, f"its figure {name!r} cannot be drawn"),
     ):
         figure: Figure | None = make(run, analyse(run))
@@ -335,13 +371,23 @@ def plain(axes: Axes) -> None:
         axes.spines[side].set_color("#999999")
 
 
+def decades(axis: Any, factor: float = 1, unit: str = "") -> None:
+    """Labels at powers of ten only, as numbers and not as powers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(10))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * factor:,g}{unit}"))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", color="#CCCCCC", length=2)
+
+
 def heading(figure: Figure, title: str, subtitle: str) -> None:
     """The question that the figure answers, and under it what was measured."""
     width_in, height_in = figure.get_size_inches()
     left, top = MARGIN_IN / width_in, 1 - 0.286 / height_in
     figure.text(left, top, title, fontsize=13.5, fontweight="bold", ha="left", va="center")
     top -= 0.26 / height_in
-    figure.text(left, top, subtitle, fontsize=8.8, color=GREY, ha="left", va="center")
+    figure.text(left, top, label(subtitle, 300), fontsize=8.8, color=GREY, ha="left", va="center")
 
 
 def title_of(spec: dict[str, Any]) -> str:
@@ -384,7 +430,8 @@ def footer(figure: Figure, run: Run, notes: Sequence[str] = ()) -> None:
         f"seed {manifest['seed']}",
         f"{valid} of {total} trials valid" + ("" if total == planned else f", {planned} planned"),
     ]
-    lines = ["  ·  ".join(parts), "  ·  ".join(second), *notes]
+    lines = ["  ·  ".join(label(part, 120) for part in line) for line in (parts, second)]
+    lines += notes
     width_in, height_in = figure.get_size_inches()
     figure.text(
         MARGIN_IN / width_in, 0.083 / height_in, "\n".join(lines),

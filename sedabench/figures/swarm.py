@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 def timeline(run: Run) -> Figure | None:
     """None when the folder has no timeline, or an empty one."""
+    with plots.style():
+        return _timeline(run)
+
+
+def _timeline(run: Run) -> Figure | None:
     from matplotlib.figure import Figure
 
     try:
@@ -38,6 +43,7 @@ def timeline(run: Run) -> Figure | None:
         values = [None if us is None else us / 1e3 for us in told[name]]
         latencies.plot(at_s, values, label=name[:3], color=colour, linewidth=1.4)
     latencies.set_yscale("log")
+    plots.decades(latencies.yaxis)
     latencies.set_ylabel("latency, ms")
     latencies.set_xlabel("seconds since all workers were ready")
     latencies.legend(frameon=False, ncols=2, fontsize=9)

@@ -166,6 +166,7 @@ def examine() -> list[Check]:
 def table(checks: list[Check]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     made = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     made.add_column("check", no_wrap=True)
@@ -173,6 +174,6 @@ def table(checks: list[Check]) -> Table:
     made.add_column("found")
     made.add_column("why it matters, and what to do")
     for check in checks:
-        status = "[green]ok[/green]" if check.ok else "[bold yellow]warn[/bold yellow]"
+        status = Text("ok", "green") if check.ok else Text("warn", "bold yellow")
         made.add_row(check.name, status, check.found, check.advice)
     return made

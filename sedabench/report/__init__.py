@@ -27,8 +27,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from loadgen.output import visible
 from sedabench.errors import UserError, one_line
-from sedabench.report.content import Section, section, visible
+from sedabench.report.content import Section, section
 from sedabench.results.folder import MANIFEST, Run, load_run, runs_inside, write_atomically
 from sedabench.results.raw_trials import damage_is_named
 

@@ -131,11 +131,6 @@ def section(run: Run, number: int) -> Section:
     )
 
 
-def visible(text: str) -> str:
-    """`text` without what a reader cannot see: controls, marks of direction, half characters."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
-
-
 def _path(run: Run) -> str:
     """As it was named; the folder's own name where that says nothing, as of "."."""
     return str(run.path) if run.path.name not in ("", "..") else run.path.resolve().name

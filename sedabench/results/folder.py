@@ -17,6 +17,10 @@ Three promises:
   which), and type, unit and meaning of every column, so that a reader needs
   neither this version of the program nor the experiment's code.
 
+A text of `trials.csv` that a spreadsheet would take for a formula, as a label "=1+2"
+or options "--writers 16", has an apostrophe before it in the file, which is taken
+away when it is read (`_to_cell`, `_from_cell`).
+
 Two drivers cannot write one folder: the writer holds a lock on it.
 """
 
@@ -227,7 +231,13 @@ class RunWriter:
         text = io.StringIO()
         writer = csv.DictWriter(text, list(self.columns), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self._rows)
+        writer.writerows(
+            {
+                name: _to_cell(cell) if self.columns[name] == "str" else cell
+                for name, cell in row.items()
+            }
+            for row in self._rows
+        )
         write_atomically(self.path / TRIALS, text.getvalue().encode())
 
 
@@ -251,6 +261,27 @@ def _text(value: Value) -> str:
     if isinstance(value, float):
         return f"{value:.9g}"
     return one_line(value) if isinstance(value, str) else str(value)
+
+
+_FORMULA = tuple("=+-@")
+
+
+def _to_cell(text: str) -> str:
+    """Text for `trials.csv` that no spreadsheet takes for a formula; undone by `_from_cell`.
+
+    An apostrophe rather than a refusal: options of servers begin with "-", and
+    what a server said last may begin with anything.
+    """
+    return f"'{text}" if text.startswith(_FORMULA) or _is_marked(text) else text
+
+
+def _from_cell(cell: str) -> str:
+    return cell[1:] if _is_marked(cell) else cell
+
+
+def _is_marked(cell: str) -> bool:
+    """An apostrophe before what begins a formula; before another apostrophe too, for one there."""
+    return cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA)
 
 
 # -- reading ------------------------------------------------------------------------------
@@ -303,7 +334,10 @@ def read_folder(path: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
         where = f"{TRIALS} line {number}"
         if len(fields) != len(kinds):
             raise _damaged(path, f"{where} has {len(fields)} fields instead of {len(kinds)}")
-        row = dict(zip(kinds, fields, strict=True))
+        row = {
+            name: _from_cell(field) if kind == "str" else field
+            for (name, kind), field in zip(kinds.items(), fields, strict=True)
+        }
         for name, kind in kinds.items():
             try:
                 missing = _value(row[name], kind) is None

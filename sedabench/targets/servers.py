@@ -73,6 +73,8 @@ def parse_spec(
         words = shlex.split(body)
     except ValueError as error:
         raise UserError(f"--server {text!r} cannot be read: {error}; check its quotes") from None
+    if label is not None and not label.isprintable():
+        raise UserError(f"--server {text!r}: a label takes no characters that cannot be seen")
     if not words:
         raise UserError(f"--server {text!r} names no architecture; try --server eventloop")
     architecture, *options = words
@@ -127,10 +129,10 @@ def parse_specs(
     labels = [spec.label for spec in specs]
     for label, text in zip(labels, texts, strict=True):
         if labels.count(label) > 1:
-            unnamed = _LABEL.sub(r"\2", text).strip()
+            unnamed = _LABEL.sub(r"\2", text).strip().replace("'", "'\"'\"'")
+            quoted = f"'NAME={unnamed}'"
             raise UserError(
-                f"two servers are called {label!r}; "
-                f"give one a name of its own: --server 'NAME={unnamed}'"
+                f"two servers are called {label!r}; give one a name of its own: --server {quoted}"
             )
     return specs
 

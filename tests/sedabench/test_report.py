@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadgen.output import visible
 from sedabench.analysis import figure1 as summary
 from sedabench.analysis import overload_findings as findings_overload
 from sedabench.cli.report import report
 from sedabench.errors import DamagedRunError, UserError
 from sedabench.report import page, write
-from sedabench.report.content import visible
 from sedabench.results.folder import load_run
 from tests.sedabench.conftest import MakeRun
 from tests.sedabench.invented_overload import write_overload_run

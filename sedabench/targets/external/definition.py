@@ -241,6 +241,8 @@ def _spec(label: str, table: Any, path: Path, shown: str) -> ExternalSpec:
         raise UserError(f"{shown}: server.{label} is no table; write [server.NAME] and its keys")
     if not _LABEL.fullmatch(label):
         raise UserError(f"{where}: a name has no space, no '=' and no '-' in front")
+    if not label.isprintable():
+        raise UserError(f"{shown}: {label!r}: a name takes no characters that cannot be seen")
     if label in architectures():
         raise UserError(f"{where}: {label!r} is an architecture of this project; rename it")
     _only(table, KEYS, where)
