@@ -15,10 +15,8 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -26,6 +24,7 @@ from rich.table import Table
 
 from benchmarks.processes import CLIENT_CORE, run_client
 from benchmarks.web import PAGE, nginx, wrk
+from sedabench import scratch
 from sedabench.calibration.measure import FULL, Bench
 from sedabench.machine.facts import choose_cores
 from sedabench.progress import Progress
@@ -80,8 +79,8 @@ def wrk2(port: int, seconds: float, rate: int) -> float:
 
 def locust(port: int, seconds: float) -> float:
     """Requests/s of one process with 64 FastHttpUsers, counted once all have been spawned."""
-    with tempfile.TemporaryDirectory() as name:
-        file = Path(name) / "locustfile.py"
+    with scratch.folder() as folder:
+        file = folder / "locustfile.py"
         file.write_text(LOCUSTFILE)
         command = [
             sys.executable, "-m", "locust", "--locustfile", str(file), "--headless", "--json",
@@ -123,8 +122,7 @@ def measure(effort: Effort, tools: set[str]) -> Found:
         )
     found: Found = {}
     order = random.Random(1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch.folder() as folder:
         folder.chmod(0o755)
         (folder / PAGE).write_bytes(b"<!doctype html>\n".ljust(1024, b"x"))
         for _ in range(effort.rounds):

@@ -17,7 +17,6 @@ import multiprocessing
 import resource
 import socket
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from loadgen.http.result import summarise, summarise_records
 from loadgen.http.run import ANSWERED, REJECTED, HttpConfig, Raw, Records
 from loadgen.http.samples import read_parquet, write_hlog, write_parquet
 from loadgen.net.targets import Target
+from sedabench import scratch
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Effort
@@ -92,8 +92,7 @@ def alone(work: Callable[[Path], Measured], folder: Path) -> Measured:
 def main(effort: Effort) -> None:
     works = {"write the samples": write, "read and summarise": read, "write the log": log}
     found: dict[str, list[Measured]] = {name: [] for name in works}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch.folder() as folder:
         for _ in range(effort.rounds):
             for what, work in works.items():
                 found[what].append(alone(work, folder))

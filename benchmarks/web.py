@@ -14,7 +14,6 @@ import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import CLIENT_CORE, SERVER_CORE, served
+from sedabench import scratch
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Effort
@@ -134,8 +134,7 @@ def measure(servers: Servers, levels: Sequence[int], effort: Effort) -> Rates:
     """Requests/s of every server at every level, taking turns in a random order."""
     found: Rates = {}
     order = random.Random(1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch.folder() as folder:
         folder.chmod(0o755)
         (folder / PAGE).write_bytes(b"<!doctype html>\n".ljust(1024, b"x"))
         turns = [(server, level) for server in servers for level in levels]

@@ -20,7 +20,6 @@ import argparse
 import hashlib
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import nbformat
@@ -28,6 +27,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from loadgen.output import command
+from sedabench import scratch
 
 FOLDER = Path(__file__).resolve().parent
 TIMEOUT_S = 900
@@ -72,9 +72,13 @@ def main() -> int:
     for path in paths:
         if not path.is_file():
             parser.error(f"there is no notebook {path.name} in {FOLDER.name}/")
-    with tempfile.TemporaryDirectory() as home:
-        # Neither a person's start-up files nor their settings take part.
-        os.environ.update(IPYTHONDIR=home, JUPYTER_CONFIG_DIR=home, JUPYTER_RUNTIME_DIR=home)
+    with scratch.folder() as folder:
+        home = str(folder)
+        # Neither a person's start-up files nor their settings take part, and what a killed
+        # kernel leaves of its temporary files goes with the folder.
+        os.environ.update(
+            IPYTHONDIR=home, JUPYTER_CONFIG_DIR=home, JUPYTER_RUNTIME_DIR=home, TMPDIR=home
+        )
         for path in paths or sorted(FOLDER.glob("*.ipynb")):
             print(path.name, flush=True)
             try:

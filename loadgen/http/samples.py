@@ -14,13 +14,15 @@ read a million at a time, so that the columns are in memory once.
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import importlib.metadata
 import io
 import itertools
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -254,11 +256,15 @@ def _replacing(
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "")
         if path.is_file() or not path.exists():
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            beside = path.with_name(f".{path.name}.{os.getpid()}.sedabench")
+            _sweep(path)
         if beside is None and not keep:
             yield io.BytesIO()  # opening a pipe and closing it would tell its reader to end
             return
         with (beside or path).open("w" if text else "wb") as file:
+            if beside is not None:
+                with suppress(OSError):  # a file system without locks: there nothing is swept
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
         if keep and beside is not None:
             beside.replace(path)
@@ -267,6 +273,17 @@ def _replacing(
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes were writing in place of `path`: nobody holds its lock."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.sedabench"):
+        try:
+            with left.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+        except OSError:
+            continue  # in use, or gone
 
 
 def _why(error: OSError) -> str:

@@ -22,14 +22,13 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sedabench import scratch
 from sedabench.calibration.known_delays import read_log
 from sedabench.calibration.record import SCHEMA, Facts
 from sedabench.errors import UserError
@@ -291,8 +290,8 @@ class Bench:
         self, server: tuple[str, ...], seconds: float, *options: object
     ) -> tuple[Facts, NDArray[np.int64]]:
         """The result of a load on the server with known delays, and that server's log."""
-        with tempfile.TemporaryDirectory() as name:
-            log = Path(name) / "log"
+        with scratch.folder() as folder:
+            log = folder / "log"
             command = [
                 sys.executable, "-P", "-m", "sedabench.calibration.known_delays",
                 "--log", str(log), self.spin, *server,
@@ -332,11 +331,11 @@ class Bench:
                 yield f"http://{host}:{port}/healthz"
             return
         assert self._nginx is not None
-        with tempfile.TemporaryDirectory() as folder:
-            Path(folder).chmod(0o755)
+        with scratch.folder() as folder:
+            folder.chmod(0o755)
             for page in ("docroot.json", "healthz"):  # it is ready when it has the first
-                Path(folder, page).write_text("{}\n")
-            with self._nginx.start(Path(folder), self.cores.server, connections=1000) as server:
+                (folder / page).write_text("{}\n")
+            with self._nginx.start(folder, self.cores.server, connections=1000) as server:
                 at = server.next_message(after(START_S), "start")
                 yield f"http://{at['host']}:{at['port']}/healthz"
 

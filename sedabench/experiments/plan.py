@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from sedabench import scratch
 from sedabench.errors import StoppedBySignal, UserError
 from sedabench.machine import facts as machine
 from sedabench.progress import Progress
@@ -78,6 +79,7 @@ def carry_out(
     and SIGHUP end it after the processes of the current trial are gone; what is
     finished is kept.
     """
+    scratch.sweep()
     plan: list[Cell] = writer.manifest["plan"]
     finished = writer.finished
     missing = [cell for cell in plan if cell["trial"] not in finished]

@@ -19,7 +19,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sedabench import scratch
 from sedabench.errors import StoppedBySignal, UserError, one_line
 from sedabench.experiments.plan import signals_as_exceptions
 from sedabench.machine.process import Child, before_exec
@@ -212,8 +212,8 @@ def conduct(config: Swarm, where: Where, out: Path, say: Say) -> tuple[list[Run]
             raise
         say(f"warning: {error}")  # it may be started before the run is
     keep = _Keeper(config, where.workers, out, watch)
-    with tempfile.TemporaryDirectory(prefix="sedabench-swarm-") as scratch:
-        keep.record = Path(scratch) / "record.json"
+    with scratch.folder() as folder:
+        keep.record = folder / "record.json"
         stop: KeyboardInterrupt | None = None
         try:
             ended = _run(config, where, keep, say)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import tempfile
 from collections.abc import Callable
@@ -173,6 +174,20 @@ def test_a_link_to_a_file_stays_one(tmp_path: Path) -> None:
     write_parquet(tmp_path / "link", made(ROWS), MIX)
     assert (tmp_path / "link").is_symlink()
     assert pq.read_table(tmp_path / "there").num_rows == len(ROWS)
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_what_a_living_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    left, living, other = (
+        tmp_path / name for name in (".a.1.sedabench", ".a.2.sedabench", ".b.1.sedabench")
+    )
+    for path in (left, living, other):
+        path.write_text("half")
+    with living.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_parquet(tmp_path / "a", made(ROWS), MIX)
+    assert set(tmp_path.iterdir()) == {tmp_path / "a", living, other}
 
 
 def test_a_full_disk_is_one_line_and_a_device_stays_what_it_is() -> None:

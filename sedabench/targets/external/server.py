@@ -12,11 +12,12 @@ import json
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sedabench import scratch
 from sedabench.errors import UserError, one_line
 from sedabench.machine.process import STOP_S, Child, ChildError
 from sedabench.targets.external.adapter import MARK
@@ -53,10 +54,8 @@ class ExternalServer(Child):
         python: str,
     ) -> None:
         # Others than the owner may enter: some servers change their user.
-        self._folder = tempfile.TemporaryDirectory(
-            prefix=f"sedabench-{spec.label}-", ignore_cleanup_errors=True
-        )
-        folder = Path(self._folder.name)
+        self._folder = ExitStack()
+        folder = self._folder.enter_context(scratch.folder())
         folder.chmod(0o755)
         values = {
             "port": free_port(),
@@ -96,10 +95,10 @@ class ExternalServer(Child):
                 environment={**os.environ, **environment},
             )
         except OSError as error:
-            self._folder.cleanup()
+            self._folder.close()
             raise UserError(f"{spec.label}: its files cannot be written: {error}") from None
         except ChildError:
-            self._folder.cleanup()
+            self._folder.close()
             raise
 
     def stop(self, grace_s: float = STOP_S) -> int:
@@ -107,7 +106,7 @@ class ExternalServer(Child):
         try:
             return super().stop(max(grace_s, STOP_S))
         finally:
-            self._folder.cleanup()
+            self._folder.close()
 
     def _last_words(self) -> str:
         """What the adapter found, then the server's last lines, joined into one."""
