@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import CLIENT_CORE, SERVER_CORE, load_burst, run_client, served
+from benchmarks.tables import show
 from sedabench.machine.process import Child
 
 if TYPE_CHECKING:
@@ -104,4 +104,4 @@ def _show(found: dict[tuple[str, int], list[float]], names: list[str]) -> None:
                 cells.append("")
         against = f"{middle['eventloop'] / middle['iperf3']:.3f}" if "iperf3" in middle else ""
         table.add_row(str(level), *cells, against, f"{middle['seda'] / middle['eventloop']:.3f}")
-    Console(width=150).print(table)
+    show(table, 150)

@@ -12,10 +12,10 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import Server, load_burst, served
+from benchmarks.tables import show
 from loadgen.net.limits import ensure_room_for
 
 if TYPE_CHECKING:
@@ -70,4 +70,4 @@ def main(effort: Effort) -> None:
             options, str(connections), f"{kb:.1f}", f"{most_kb} KB", str(errors or "none"),
             f"{found['bandwidth_bps'] / 1e9:.1f}",
         )  # fmt: skip
-    Console(width=150).print(table)
+    show(table, 150)

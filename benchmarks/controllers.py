@@ -10,9 +10,9 @@ import shutil
 import statistics
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.tables import show
 from benchmarks.web import Servers, measure, ours
 
 if TYPE_CHECKING:
@@ -50,4 +50,4 @@ def main(effort: Effort) -> None:
         values = found[name, CONNECTIONS]
         rate = f"{value / 1e3:.1f} ({min(values) / 1e3:.1f}-{max(values) / 1e3:.1f})"
         table.add_row(name, rate, f"{value / middle[best]:.3f}")
-    Console(width=100).print(table)
+    show(table, 100)

@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import CLIENT_CORE, run_client
+from benchmarks.tables import show
 from benchmarks.web import PAGE, nginx, wrk
 from sedabench import scratch
 from sedabench.calibration.measure import FULL, Bench
@@ -140,12 +140,11 @@ def main(effort: Effort) -> None:
         for tool in sorted(packages.keys() - tools):
             print(f"{tool} is not installed: no comparison with it ({packages[tool]})")
         found = measure(effort, tools)
-        console = Console(width=150)
-        console.print(_closed(found))
-        console.print(_open(found))
+        show(_closed(found), 150)
+        show(_open(found), 150)
     else:
         print("nginx is not installed: nothing to send load to (Debian package nginx-light)")
-    Console(width=150).print(_known(effort))
+    show(_known(effort), 150)
 
 
 def _closed(found: Found) -> Table:

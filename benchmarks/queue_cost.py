@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.tables import show
 from servers.seda import EventQueue, Stage
 
 if TYPE_CHECKING:
@@ -80,4 +80,4 @@ def main(effort: Effort) -> None:
         table.add_row(name, f"{value:.1f}", f"{value / reference:.3f}")
     share = middle["EventQueue, batches of 64"] / middle["stage and its queue, batches of 64"]
     table.caption = f"share of the stage that is its queue: {share:.2f}"
-    Console(width=100).print(table)
+    show(table, 100)

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.tables import show
 from loadgen.demand.mixes import single
 from loadgen.http.result import summarise, summarise_records
 from loadgen.http.run import ANSWERED, REJECTED, HttpConfig, Raw, Records
@@ -102,7 +102,7 @@ def main(effort: Effort) -> None:
         table.add_column(name, justify="right" if name else "left")
     for what, runs in found.items():
         table.add_row(what, *(_cell(values) for values in zip(*runs, strict=True)))
-    Console(width=100).print(table)
+    show(table, 100)
 
 
 def _cell(values: tuple[float, ...]) -> str:

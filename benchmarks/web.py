@@ -20,10 +20,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.processes import CLIENT_CORE, SERVER_CORE, served
+from benchmarks.tables import show
 from sedabench import scratch
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def main(effort: Effort) -> None:
     for over, under in pairs:
         ratios = (f"{middle[over, level] / middle[under, level]:.3f}" for level in LEVELS)
         table.add_row(f"{over} / {under}", *ratios)
-    Console(width=120).print(table)
+    show(table, 120)
 
 
 def _cell(values: Sequence[float]) -> str:
