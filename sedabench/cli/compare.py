@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loadgen.output import visible
 from sedabench.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,11 +71,11 @@ def compare(
         show(found, standard_output())
         if slower:
             listed = ", ".join(f"{_listed(found, [cell.key])} ({_ratio(cell)})" for cell in slower)
-            click.echo(f"slower by more than {percent:g} %: {listed}")
+            click.echo(visible(f"slower by more than {percent:g} %: {listed}"))
         if lost:
             click.echo(
                 f"failed: measured in A, and in B without enough valid trials to judge: "
-                f"{_listed(found, lost)}"
+                f"{visible(_listed(found, lost))}"
             )
         if percent is not None and not slower and not lost:
             click.echo(f"no cell is slower by more than {percent:g} %")

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from loadgen.output import tell
+from loadgen.output import tell, visible
 from sedabench.errors import StoppedBySignal, UserError
 
 POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -110,7 +110,7 @@ def swarm(
     folder = out or new_folder_path(Path("results"), swarms.NAME)
     with _as_status():
         runs, signum = swarms.conduct(
-            config, where, folder, lambda text: click.echo(text, err=True)
+            config, where, folder, lambda text: click.echo(visible(text), err=True)
         )
     for run in runs:
         swarms.show(run, standard_output())
