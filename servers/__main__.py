@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from servers.output import command, visible
 from servers.registry import find
 from servers.service import Service
 from servers.services import SERVICES
+from servers.shortage import is_shortage, limit_hit
 
 PROG = os.environ.get("SEDABENCH_PROG", "python -m servers")
 
@@ -40,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve(*parse(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
         print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
+        return 2
+    except (OSError, MemoryError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        print(f"error: it cannot serve: {limit_hit(error, threading.stack_size())}",
+              file=sys.stderr)  # fmt: skip
         return 2
 
 
@@ -130,7 +138,6 @@ def serve(
         if describe:
             print(json.dumps(architecture.stats()))
             return 0
-        architecture.prepare()
         admin = None
         if server.admin_port is not None:
             admin = Admin(server.host, server.admin_port, architecture.stats)
@@ -143,6 +150,11 @@ def serve(
             signal.signal(number, lambda *_: architecture.stop())
         if admin:
             admin.start()
+        try:
+            architecture.prepare()  # the last that can fail
+        except BaseException:
+            service.stop()
+            raise
         announcement = {
             "architecture": architecture.name,
             "service": service.name,

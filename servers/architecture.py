@@ -7,6 +7,7 @@ by its file and class (`servers.registry`) and needs no line anywhere.
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 
 from servers.counters import Counters, Ledger
 from servers.listener import ServerOptions, connection_limit, descriptor_limit
-from servers.service import Request, Service
+from servers.service import Request, Service, Session
 
 MOST_FAULTS_TOLD = 20
 """Lines on standard error: a service that fails in ever new ways need not fill a disk."""
@@ -57,9 +58,12 @@ class Architecture(ABC):
         )  # fmt: skip
 
     def prepare(self) -> None:  # noqa: B027  (optional hook)
-        """Called once, before the server is announced; not if it is only described.
+        """Called once, when the service has started and before the server is announced.
 
-        Raises UsageError if something that was asked for cannot be had.
+        Not called if it is only described.  Whatever can fail belongs here, and so do
+        threads that are there from the start: after the announcement nothing may.
+        Raises UsageError if something that was asked for cannot be had; an OSError,
+        MemoryError or RuntimeError is told as the limit that was hit (`servers.shortage`).
         """
 
     @abstractmethod
@@ -69,6 +73,15 @@ class Architecture(ABC):
     def stop(self) -> None:
         """Ask `run` to come to an end.  May be called from a signal handler, and twice."""
         os.eventfd_write(self.wakeup, 1)
+
+    def new_session(self, counters: Counters) -> Session | None:
+        """The service's session for a new connection; None if it raises, which costs that one."""
+        try:
+            return self.service.session()
+        except Exception as error:
+            counters.errors["protocol"] += 1
+            self.tell(error)
+            return None
 
     def fail(self, request: Request, error: Exception, counters: Counters) -> None:
         """A step raised: have the service answer; if that fails too, end the connection."""
@@ -90,7 +103,7 @@ class Architecture(ABC):
         self.last_fault = fault = one_line(error)
         if fault not in self._faults_told and len(self._faults_told) < MOST_FAULTS_TOLD:
             self._faults_told.add(fault)
-            print(f"the service raised {fault}", file=sys.stderr, flush=True)
+            say(f"the service raised {fault}")
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """The stages, for `/stats`; empty where there are none."""
@@ -137,6 +150,25 @@ def one_line(error: BaseException) -> str:
         at = [frame for frame in called if frame.filename == called[0].filename][-1]
         what += f" ({os.path.basename(at.filename)}, line {at.lineno}, in {at.name})"  # noqa: PTH119
     return " ".join(what.split())
+
+
+def say(line: str) -> None:
+    """One line on standard error, from a thread that serves: lost if there is no room for it.
+
+    Who reads standard error may be slow, or gone.  A pipe that is writable takes
+    `PIPE_BUF` bytes without waiting.
+    """
+    try:
+        descriptor = sys.stderr.fileno()
+        encoded = f"{line}\n".encode("utf-8", "backslashreplace")
+        if len(encoded) > select.PIPE_BUF:
+            encoded = encoded[: select.PIPE_BUF - 4] + b"...\n"
+        room = select.poll()
+        room.register(descriptor, select.POLLOUT)
+        if any(events & select.POLLOUT for _, events in room.poll(0)):
+            os.write(descriptor, encoded)
+    except (OSError, ValueError, AttributeError):  # it is closed, or there is none
+        pass
 
 
 def _thread_count() -> int:

@@ -31,7 +31,7 @@ ERROR_KINDS = (
     "handler",   # a step raised
     "protocol",  # the bytes were not the service's protocol
     "aborted",   # still in flight when --grace ran out
-    "accept",    # accept() failed: descriptors or memory ran out
+    "accept",    # no descriptor, memory or thread for a new connection
 )  # fmt: skip
 
 

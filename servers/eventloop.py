@@ -63,7 +63,7 @@ class EventLoop(Architecture):
         )  # fmt: skip
         return min(selectable, super().limit_connections())
 
-    def run(self) -> None:
+    def prepare(self) -> None:
         self.poller = POLLERS[self.options.poller]()
         self.connections: dict[int, Connection] = {}
         self.counters = self.ledger.lease()
@@ -73,6 +73,8 @@ class EventLoop(Architecture):
         self.listening = False
         self._listen(True)
         self.poller.register(self.wakeup, READABLE)
+
+    def run(self) -> None:
         server = self.server
         tick_s = look_every_s(server)
         sweep_ns = deadline_ns = 0
@@ -276,9 +278,20 @@ class EventLoop(Architecture):
                 counters.refused += 1
                 sock.close()
                 continue
-            connection = Connection(sock, self.service.session(), time.monotonic_ns())
+            session = self.new_session(counters)
+            if session is None:
+                counters.refused += 1
+                sock.close()
+                continue
+            connection = Connection(sock, session, time.monotonic_ns())
+            try:
+                self.poller.register(connection.descriptor, READABLE)
+            except OSError:  # the kernel has no memory to watch it
+                counters.errors["accept"] += 1
+                counters.refused += 1
+                sock.close()
+                continue
             self.connections[connection.descriptor] = connection
-            self.poller.register(connection.descriptor, READABLE)
             counters.accepted += 1
 
     def _listen(self, wanted: bool) -> None:

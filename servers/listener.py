@@ -31,9 +31,6 @@ Closing a socket with unread bytes sends a reset, which can overtake our reply
 DRAIN_TICK_S = 0.01
 """How often a server that is stopping looks for connections that came to rest."""
 
-ACCEPT_PAUSE_S = 0.1
-"""Rest after accept() ran out of descriptors or memory; pulled out of the air."""
-
 
 @dataclass(frozen=True)
 class ServerOptions:
@@ -143,7 +140,8 @@ def accept(listener: socket.socket) -> socket.socket | None:
     """The next connection, or None when there is none to be had now.
 
     Raises OSError when the process or the machine has run out of descriptors
-    or memory: the caller waits before it tries again.
+    or memory: the caller stops looking at the listener until its next look
+    for time-outs, and sleeps in no thread that serves.
     """
     while True:
         try:

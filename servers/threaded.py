@@ -5,8 +5,11 @@ socket, takes each request through its steps, one after another, and writes
 the reply; while it waits, it waits in the kernel.  No state machine, no queue,
 and the program reads from top to bottom.
 
-`--writers 120` is the variant of the paper's Figure 1: a reader thread a
-socket, which hands every reply to a fixed pool of writer threads.
+`--writers N` has every reader thread hand its replies to a fixed pool of writer
+threads.  A writer waits for no peer: a connection whose socket is full is parked
+until it takes more.  `--writers 120 --blocking-writers` is the variant of the
+paper's Figure 1: its writers block, and so many peers that do not read stop
+everybody.
 
 What a connection costs is its thread.  So the thread is small: a small stack,
 and a small buffer to wait in; a large one is borrowed only while more has
@@ -29,8 +32,8 @@ from dataclasses import dataclass
 
 from servers.architecture import Architecture
 from servers.counters import Counters
+from servers.full_sockets import FullSockets
 from servers.listener import (
-    ACCEPT_PAUSE_S,
     DRAIN_TICK_S,
     LINGER_S,
     accept,
@@ -39,7 +42,8 @@ from servers.listener import (
     shut,
 )
 from servers.options import UsageError, option
-from servers.service import Request, Session
+from servers.service import Buffer, Request, Session
+from servers.shortage import limit_hit
 
 WAITING_BUFFER_BYTES = 4096
 """What a blocked thread holds.  One page: small requests fit, and 4,096 threads hold 16 MB."""
@@ -55,6 +59,15 @@ such load took from 1.5 s to over a minute; with this share 0.3 to 0.6 s, once
 for long steps.
 """
 
+REPLIES_A_TURN = 64
+"""Replies to one connection that a writer sends before those that wait have their turn."""
+
+BYTES_A_TURN = 1 << 20
+"""And bytes: a large file for a peer that reads as fast as we write."""
+
+BUFFERS_A_CALL = 64
+"""Buffers given to one sendmsg(), of the 1024 that Linux takes."""
+
 
 @dataclass(frozen=True)
 class ThreadedOptions:
@@ -63,6 +76,10 @@ class ThreadedOptions:
     writers: int = option(
         0, "hand replies to so many writer threads; 0: a connection's own thread writes",
         minimum=0, maximum=10_000,
+    )  # fmt: skip
+    blocking_writers: bool = option(
+        False, "the writer threads block, as the paper's do: so many peers that do not read stop "
+        "the replies to everybody",
     )  # fmt: skip
     stack_kb: int = option(
         256, "address space of a thread's stack; only what it touches costs memory", minimum=32
@@ -108,22 +125,25 @@ class Threaded(Architecture):
     Options = ThreadedOptions
     options: ThreadedOptions
 
-    def run(self) -> None:
+    def prepare(self) -> None:
         self.stopping = False
         self.hurries = False  # the service's sessions want their peers to hurry
         self.conversations: set[Conversation] = set()
         self.counters = self.ledger.lease()
         self.large_buffers: deque[bytearray] = deque(maxlen=64)
         self.to_write: queue.SimpleQueue[Conversation] = queue.SimpleQueue()
+        self.full: FullSockets[Conversation] = FullSockets(self.server.send_timeout_s)
         threading.stack_size(self.options.stack_kb * 1024)
         for started in range(self.options.writers):
             try:
                 _thread.start_new_thread(self._writer, ())
-            except RuntimeError:
+            except (RuntimeError, MemoryError) as error:
                 raise UsageError(
-                    f"only {started} of --writers {self.options.writers} threads could be made; "
-                    "raise the limit on processes (ulimit -u) or ask for fewer"
+                    f"only {started} of --writers {self.options.writers} threads could be made: "
+                    f"{limit_hit(error, threading.stack_size())}, or ask for fewer"
                 ) from None
+
+    def run(self) -> None:
         self._accept_until_stopped()
         self.stopping = True
         self.listener.close()
@@ -133,7 +153,9 @@ class Threaded(Architecture):
         ready = select.poll()
         ready.register(self.listener, select.POLLIN)
         ready.register(self.wakeup, select.POLLIN)
+        ready.register(self.full, select.POLLIN)
         look_ns = 0
+        listening = True
         # Never for ever: a signal that comes just before poll(), or to another thread, does
         # not end it, and its handler runs on this thread alone.
         tick_ms = max(1, int(look_every_s(self.server) * 1e3))
@@ -141,16 +163,23 @@ class Threaded(Architecture):
             descriptors = [descriptor for descriptor, _ in ready.poll(tick_ms)]
             if self.wakeup in descriptors:
                 return
-            if self.hurries and (now_ns := time.monotonic_ns()) >= look_ns:
+            if (now_ns := time.monotonic_ns()) >= look_ns:
                 look_ns = now_ns + int(look_every_s(self.server) * 1e9)
-                self._hurry(now_ns)
-            if not descriptors:
+                if self.hurries:
+                    self._hurry(now_ns)
+                self._give_up_unread(now_ns)
+                if not listening:
+                    ready.register(self.listener, select.POLLIN)
+                    listening = True
+            self._resume()
+            if self.listener.fileno() not in descriptors:
                 continue
             try:
                 sock = accept(self.listener)
-            except OSError:
+            except OSError:  # out of descriptors or memory: the next look tries again
                 self.counters.errors["accept"] += 1
-                time.sleep(ACCEPT_PAUSE_S)
+                ready.unregister(self.listener)
+                listening = False
                 continue
             if sock is not None:
                 self._welcome(sock)
@@ -161,7 +190,12 @@ class Threaded(Architecture):
             self.counters.refused += 1
             sock.close()
             return
-        conversation = Conversation(sock, self.service.session())
+        session = self.new_session(self.counters)
+        if session is None:
+            self.counters.refused += 1
+            sock.close()
+            return
+        conversation = Conversation(sock, session)
         self.hurries = type(conversation.session).hurry is not Session.hurry
         self.conversations.add(conversation)
         self.counters.accepted += 1  # before its thread can answer or starts late
@@ -170,6 +204,7 @@ class Threaded(Architecture):
         except (RuntimeError, MemoryError):  # no thread: this connection only
             self.conversations.discard(conversation)
             self.counters.accepted -= 1
+            self.counters.errors["accept"] += 1
             self.counters.refused += 1
             sock.close()
             return
@@ -235,7 +270,10 @@ class Threaded(Architecture):
         try:
             large = self.large_buffers.pop()
         except IndexError:
-            large = bytearray(self.server.receive_bytes)
+            try:
+                large = bytearray(self.server.receive_bytes)
+            except MemoryError:  # then with the small one, piece by piece
+                return True
         try:
             size = conversation.sock.recv_into(large, 0, socket.MSG_DONTWAIT)
             if size:
@@ -323,16 +361,19 @@ class Threaded(Architecture):
             conversation.closing = True
             shut(sock, socket.SHUT_RDWR)  # the reader, if it is another thread, sees the end
             return
+        self._replied(conversation, request, counters)
+
+    def _replied(self, conversation: Conversation, request: Request, counters: Counters) -> None:
         counters.replies += 1
         conversation.replied += 1
         if request.last:
             conversation.closing = True
-            shut(sock, socket.SHUT_WR)
-            set_kernel_timeouts(sock, LINGER_S, LINGER_S)
+            shut(conversation.sock, socket.SHUT_WR)
+            set_kernel_timeouts(conversation.sock, LINGER_S, LINGER_S)
 
-    # The paper's variant: replies cross to a fixed pool of writers.  A
-    # conversation is in their queue at most once, so that its replies keep
-    # their order and a peer that does not read holds one writer, not all.
+    # With writers: replies cross to a fixed pool of them.  A conversation is in
+    # their queue, in the hands of one of them, or parked, but only once, so that
+    # its replies keep their order.
 
     def _hand_over(self, conversation: Conversation, request: Request) -> None:
         """Leave a reply to the writers.
@@ -358,31 +399,78 @@ class Threaded(Architecture):
         counters = self.ledger.lease()
         while True:
             conversation = self.to_write.get()
-            owed, turn = conversation.owed, conversation.turn
-            assert turn is not None
-            assert owed is not None
-            while True:
-                with turn:
-                    if not owed:
-                        conversation.writing = False
-                        conversation.owed_bytes = 0
-                        turn.notify()
-                        if conversation.left:
-                            self._close(conversation, counters)
-                        break
-                    request = owed.popleft()
-                if conversation.closing:
-                    continue  # nothing follows a last reply
-                try:
+            if self._write_owed(conversation, counters):
+                self.to_write.put(conversation)
+
+    def _write_owed(self, conversation: Conversation, counters: Counters) -> bool:
+        """What one turn may send of what a conversation is owed; True if it needs another."""
+        owed, turn = conversation.owed, conversation.turn
+        assert turn is not None
+        assert owed is not None
+        blocking = self.options.blocking_writers
+        for _ in range(REPLIES_A_TURN):
+            with turn:
+                if not owed:
+                    conversation.writing = False
+                    conversation.owed_bytes = 0
+                    turn.notify()
+                    if conversation.left:
+                        self._close(conversation, counters)
+                    return False
+                request = owed.popleft()
+            if conversation.closing:
+                continue  # nothing follows a last reply
+            try:
+                if blocking:
                     self._write(conversation, request, counters)
-                except OSError:
-                    conversation.error = conversation.error or "reset"
-                    conversation.closing = True
-                except TypeError as error:
-                    self.tell(error)
-                    conversation.error = conversation.error or "handler"
-                    conversation.closing = True
-                    shut(conversation.sock, socket.SHUT_RDWR)
+                elif not self._write_some(conversation, request, counters):
+                    owed.appendleft(request)
+                    self.full.park(conversation.sock, conversation)
+                    return False
+            except OSError:
+                conversation.error = conversation.error or "reset"
+                conversation.closing = True
+            except TypeError as error:
+                self.tell(error)
+                conversation.error = conversation.error or "handler"
+                conversation.closing = True
+                shut(conversation.sock, socket.SHUT_RDWR)
+        return True
+
+    def _write_some(self, conversation: Conversation, request: Request, counters: Counters) -> bool:
+        """Send what the socket takes of a reply now; False if some of it is left."""
+        sock = conversation.sock
+        reply = request.reply
+        turn_bytes = 0
+        try:
+            while reply and turn_bytes < BYTES_A_TURN:
+                if len(reply) == 1:
+                    sent = sock.send(reply[0], socket.MSG_DONTWAIT)
+                else:
+                    sent = sock.sendmsg(reply[:BUFFERS_A_CALL], (), socket.MSG_DONTWAIT)
+                counters.bytes_out += sent
+                turn_bytes += sent
+                reply = after(reply, sent)
+        except BlockingIOError:
+            pass
+        request.reply = reply
+        if reply:
+            return False
+        self._replied(conversation, request, counters)
+        return True
+
+    def _resume(self) -> None:
+        """Back to the writers with those whose sockets take more."""
+        for conversation in self.full.writable():
+            self.to_write.put(conversation)
+
+    def _give_up_unread(self, now_ns: int) -> None:
+        """End the connections whose peers do not read."""
+        for conversation in self.full.overdue(now_ns):
+            conversation.error = "unread"
+            conversation.closing = True
+            shut(conversation.sock, socket.SHUT_RDWR)  # its reader sees the end
+            self.to_write.put(conversation)  # and a writer lets it go
 
     def _leave(self, conversation: Conversation, counters: Counters) -> None:
         """The reader is done; whoever is the last to hold the socket closes it."""
@@ -411,10 +499,26 @@ class Threaded(Architecture):
                 if conversation.at_rest and not conversation.closing:
                     # What has arrived is still read and answered; then the thread sees the end.
                     shut(conversation.sock, socket.SHUT_RD)
+            self._give_up_unread(time.monotonic_ns())
+            self._resume()
             time.sleep(DRAIN_TICK_S)
         for conversation in self.conversations.copy():
             conversation.error = "linger" if conversation.closing else "aborted"
             shut(conversation.sock, socket.SHUT_RDWR)
         deadline_ns = time.monotonic_ns() + int(LINGER_S * 1e9)
         while self.conversations and time.monotonic_ns() < deadline_ns:
+            self._resume()
             time.sleep(DRAIN_TICK_S)
+
+
+def after(reply: tuple[Buffer, ...], sent: int) -> tuple[Buffer, ...]:
+    """What is left of a reply of which so many bytes are sent."""
+    whole = 0
+    while whole < len(reply) and sent >= len(reply[whole]):
+        sent -= len(reply[whole])
+        whole += 1
+    if whole == len(reply):
+        return ()
+    if not sent:
+        return reply[whole:]
+    return (memoryview(reply[whole])[sent:], *reply[whole + 1 :])

@@ -30,6 +30,7 @@ from servers.seda.policies import Policy
 from servers.seda.queue import EventQueue
 from servers.seda.runners import RUNNERS, DirectCalls, PoolPerStage, Runner, SharedThreads
 from servers.seda.stage import BATCH, Handler, Source, Stage
+from servers.shortage import limit_hit
 
 CAPACITY = 4096
 """Events that may wait for a stage, unless it says otherwise."""
@@ -193,15 +194,14 @@ class Application:
         return self.runner.dispatch(stage, events)
 
     def start(self) -> None:
-        """Raises UsageError if the system gives too few threads."""
+        """Raises UsageError, with the limit that was hit, if the system gives too few threads."""
         try:
             self.runner.start()
-        except RuntimeError:
+            self.control.start()
+        except (RuntimeError, MemoryError) as error:
             raise UsageError(
-                "the system gives too few threads for the stages; "
-                "raise the limit on processes (ulimit -u) or ask for fewer"
+                f"there are too few threads for the stages: {limit_hit(error)}, or ask for fewer"
             ) from None
-        self.control.start()
 
     def close(self, stage: str, within_s: float) -> bool:
         """Close one stage and wait for it; False if that took longer than `within_s`."""

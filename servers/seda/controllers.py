@@ -93,7 +93,7 @@ class PoolSize(Controller):
         if waiting > self._threshold and threads < self._most:
             try:
                 self._pool.add()
-            except RuntimeError:
+            except (RuntimeError, MemoryError):
                 self.record(threads, threads, "the system gives no thread")
                 return
             self.record(threads, threads + 1, f"{waiting} events wait, over {self._threshold}")

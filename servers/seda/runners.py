@@ -90,7 +90,7 @@ class ThreadPool:
         return len(self._threads)
 
     def add(self) -> None:
-        """One thread more.  Raises RuntimeError if the system gives none."""
+        """One thread more.  Raises RuntimeError or MemoryError if the system gives none."""
         with self._lock:
             self._made += 1
             thread = threading.Thread(
@@ -99,7 +99,7 @@ class ThreadPool:
             self._threads.add(thread)
         try:
             thread.start()
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             with self._lock:
                 self._threads.discard(thread)
             raise

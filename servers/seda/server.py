@@ -35,7 +35,7 @@ from servers.seda.runners import RUNNERS, SCHEDULES
 from servers.seda.sockets import Arrivals, Network, Readiness, StagedConnection
 from servers.seda.stage import BATCH, Dispatch
 from servers.seda.trace import REJECTED, Tracer
-from servers.service import Request, Service, Step
+from servers.service import Request, Service, Session, Step
 
 BLOCKING_THREADS = 8
 """Threads that a stage whose step blocks has at first."""
@@ -125,7 +125,7 @@ class Seda(Architecture):
         readers = {"pools": given.get("read", 1), "shared": options.shared_threads, "direct": 1}
         self.readiness = Readiness(readers[options.run])
         self.network = network = Network(
-            self.readiness, self.service.session, self._counters, self.max_connections,
+            self.readiness, self._new_session, self._counters, self.max_connections,
             self.server.max_unsent, self.server.receive_bytes,
         )  # fmt: skip
         network.enter = self._enter
@@ -160,7 +160,7 @@ class Seda(Architecture):
                 on_fault=self._faulted,
             )  # fmt: skip
 
-        arrivals = Arrivals(self.listener, self._accept_failed)
+        self.arrivals = arrivals = Arrivals(self.listener, network.seat, self._accept_failed)
         self.application = Application(
             [
                 spec("accept", network.accept, source=arrivals, to=("read",)),
@@ -179,9 +179,9 @@ class Seda(Architecture):
         if self.options.trace:
             self._tracer = Tracer(self.options.trace, self.options.trace_every)
             self.network.tracer = self._tracer
+        self.application.start()
 
     def run(self) -> None:
-        self.application.start()
         self._watch()
         self._drain()
         if self._tracer:
@@ -299,6 +299,9 @@ class Seda(Architecture):
         """Requests whose steps are done: replies less refusals would count those on their way."""
         return self.ledger.total().served
 
+    def _new_session(self) -> Session | None:
+        return self.new_session(self._counters())
+
     def _accept_failed(self) -> None:
         self._counters().errors["accept"] += 1
 
@@ -311,6 +314,7 @@ class Seda(Architecture):
         wakeup.register(self.wakeup, select.POLLIN)
         while not wakeup.poll(max(1, int(tick_s * 1e3))):
             self._end_overdue()
+            self.arrivals.resume()
             if self._tracer:
                 self._tracer.write()
 

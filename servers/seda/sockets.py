@@ -30,7 +30,7 @@ from typing import TypeAlias
 
 from servers.connection import BROKEN, READABLE, WRITABLE, Connection
 from servers.counters import Counters
-from servers.listener import ACCEPT_PAUSE_S, accept, shut
+from servers.listener import accept, shut
 from servers.seda.stage import Dispatch
 from servers.seda.trace import ABANDONED, Tracer
 from servers.service import Request, Session
@@ -167,7 +167,11 @@ class Readiness:
         # may bring a reader here before the kernel knows it; `seize` waits until it does.
         with connection.lock:
             self.connections[connection.descriptor] = connection
-            self._epoll.register(connection.descriptor, READABLE | self._once)
+            try:
+                self._epoll.register(connection.descriptor, READABLE | self._once)
+            except OSError:
+                del self.connections[connection.descriptor]
+                raise
 
     def arm(self, connection: StagedConnection, events: int, force: bool = False) -> None:
         """Watch for `events`.  The connection's lock is held."""
@@ -187,27 +191,42 @@ class Readiness:
 
 
 class Arrivals:
-    """The listener's backlog, in the shape of an event queue: its events are sockets."""
+    """The listener's backlog, in the shape of an event queue: its events are sockets.
+
+    `seat` says of each, before the next is accepted, whether it may stay; one
+    that may not is closed at once, so that no flood takes more descriptors than
+    there are seats.  When accept() fails, the backlog is looked at no more until
+    `resume`: nobody sleeps here, since the thread may have other stages to run.
+    """
 
     capacity = None
     events_in = None
     dropped = 0
     ready = False
 
-    def __init__(self, listener: socket.socket, failed: Callable[[], None]) -> None:
+    def __init__(
+        self, listener: socket.socket, seat: Callable[[], bool], failed: Callable[[], None]
+    ) -> None:
         self._listener = listener
+        self._seat = seat
         self._failed = failed
+        self._descriptor = listener.fileno()
         self._closed = False
+        self._paused = False
         self._end = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._ready = select.epoll()  # several threads may ask it at once, unlike poll()
-        self._ready.register(listener.fileno(), READABLE)
+        # epoll: several threads may ask it at once, unlike poll().  Two, since whoever runs
+        # several stages waits at the backlog, and not at the end, which is there to stay.
+        self._backlog = select.epoll()
+        self._backlog.register(self._descriptor, READABLE)
+        self._ready = select.epoll()
+        self._ready.register(self._backlog.fileno(), READABLE)
         self._ready.register(self._end, READABLE)
 
     def __len__(self) -> int:
         return 0  # the kernel does not tell
 
     def fileno(self) -> int:
-        return self._listener.fileno()
+        return self._backlog.fileno()
 
     def take(self, most: int, timeout_s: float | None = None) -> list[socket.socket] | None:
         while True:
@@ -215,15 +234,29 @@ class Arrivals:
                 return None
             arrived: list[socket.socket] = []
             try:
-                while len(arrived) < most and (sock := accept(self._listener)) is not None:
-                    arrived.append(sock)
+                # Every one counts, so that a flood of those that may not stay holds up nobody.
+                for _ in range(most):
+                    sock = accept(self._listener)
+                    if sock is None:
+                        break
+                    if self._seat():
+                        arrived.append(sock)
+                    else:
+                        sock.close()
             except OSError:
                 if self._closed:
-                    return None
+                    return arrived or None
                 self._failed()
-                time.sleep(ACCEPT_PAUSE_S)
+                self._paused = True
+                self._backlog.modify(self._descriptor, 0)
             if arrived or timeout_s is not None:
                 return arrived
+
+    def resume(self) -> None:
+        """Look at the backlog again, if accept() had failed."""
+        if self._paused and not self._closed:
+            self._paused = False
+            self._backlog.modify(self._descriptor, READABLE)
 
     def close(self) -> None:
         self._closed = True
@@ -236,7 +269,7 @@ class Network:
     def __init__(
         self,
         readiness: Readiness,
-        new_session: Callable[[], Session],
+        new_session: Callable[[], Session | None],
         counters: Callable[[], Counters],
         most_connections: int,
         most_unsent: int,
@@ -257,18 +290,43 @@ class Network:
         self._most_unsent = most_unsent
         self._receive_bytes = receive_bytes
         self._local = threading.local()
+        self._seats = threading.Lock()
+        self._arriving = 0  # have a seat, and are no connections yet
+
+    def seat(self) -> bool:
+        """May one more enter?  Counts it as refused if not."""
+        with self._seats:
+            if not self.stopping and (
+                len(self.readiness.connections) + self._arriving < self._most_connections
+            ):
+                self._arriving += 1
+                return True
+        self._counters().refused += 1
+        return False
 
     def accept(self, sockets: Sequence[socket.socket], dispatch: Dispatch) -> None:
         """Handler of the accept stage."""
         counters = self._counters()
         now_ns = time.monotonic_ns()
         for sock in sockets:
-            if self.stopping or len(self.readiness.connections) >= self._most_connections:
-                counters.refused += 1
-                sock.close()
-                continue
-            counters.accepted += 1  # before a reader can have it, and answer
-            self.readiness.add(StagedConnection(sock, self._new_session(), now_ns))
+            session = None if self.stopping else self._new_session()
+            with self._seats:  # the next to ask for a seat sees one taken, not two or none
+                self._arriving -= 1
+                if session is None or not self._enter(sock, session, now_ns, counters):
+                    counters.refused += 1
+                    sock.close()
+
+    def _enter(
+        self, sock: socket.socket, session: Session, now_ns: int, counters: Counters
+    ) -> bool:
+        counters.accepted += 1  # before a reader can have it, and answer
+        try:
+            self.readiness.add(StagedConnection(sock, session, now_ns))
+        except OSError:  # the kernel has no memory to watch it
+            counters.accepted -= 1
+            counters.errors["accept"] += 1
+            return False
+        return True
 
     def read(self, ready: Sequence[Ready], dispatch: Dispatch) -> None:
         """Handler of the read stage: one read from each ready socket, then the requests go on."""

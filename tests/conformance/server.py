@@ -31,7 +31,7 @@ DEADLINE_S = 30.0
 """Nothing that is awaited takes so long, unless it never comes."""
 
 OPTIONS: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "threaded": ((), ("--writers", "4")),
+    "threaded": ((), ("--writers", "2"), ("--writers", "4", "--blocking-writers")),
     "eventloop": ((), ("--poller", "poll"), ("--poller", "select")),
     "seda": (
         (),
