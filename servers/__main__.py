@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
-        print(f"error: it cannot serve: {limit_hit(error, threading.stack_size())}",
+        print(f"error: cannot start: {limit_hit(error, threading.stack_size())}",
               file=sys.stderr)  # fmt: skip
         return 2
 

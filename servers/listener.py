@@ -16,6 +16,7 @@ import struct
 from dataclasses import dataclass
 
 from servers.options import UsageError, option
+from servers.shortage import is_shortage, limit_hit
 
 RESERVED_DESCRIPTORS = 40
 """Kept for standard streams, listener, epoll, admin and its clients, files being read."""
@@ -133,6 +134,8 @@ def _why_not(error: OSError, host: str, port: int) -> str:
         return f"{where} is not allowed to this user; choose a port above 1023"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{host} is not an address of this machine; choose another with --host"
+    if is_shortage(error):
+        return f"cannot listen on {where}: {limit_hit(error)}"
     return f"cannot listen on {where}: {os.strerror(error.errno or 0)}"
 
 

@@ -200,7 +200,7 @@ class Application:
             self.control.start()
         except (RuntimeError, MemoryError) as error:
             raise UsageError(
-                f"there are too few threads for the stages: {limit_hit(error)}, or ask for fewer"
+                f"cannot start the threads of the stages: {limit_hit(error)}, or ask for fewer"
             ) from None
 
     def close(self, stage: str, within_s: float) -> bool:

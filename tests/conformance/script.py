@@ -13,6 +13,7 @@
     bare TEXT      a reply that is bytes, not buffers
     last TEXT      the connection ends with this reply
     garble         the session raises
+    broken N       the next N connections get no session: the service raises
 
 `faulty`: a step raises for `/raise`; a file whose path begins with `/vanishing` is
 removed when the page cache has missed it, before the disk is read.
@@ -79,7 +80,12 @@ class Script(Service):
     def first(self) -> Step:
         return self.begin
 
+    broken = 0
+
     def session(self) -> Session:
+        if self.broken:
+            self.broken -= 1
+            raise LookupError("no session")
         return Lines(self.begin)
 
     @step
@@ -95,7 +101,9 @@ class Script(Service):
             request.reply = tuple(bytes([65 + n % 26]) * size for n in range(number))
             return None
         if request.verb in ("raise", "sorry", "worse"):
-            raise LookupError(request.verb)
+            raise LookupError(f"{request.verb} {request.text}")
+        if request.verb == "broken":
+            self.broken = int(request.text)
         if request.verb == "words":
             request.reply = (request.text,)  # type: ignore[assignment]
             return None

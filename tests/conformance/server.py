@@ -69,14 +69,15 @@ class Server:
         *arguments: str,
         program: str = BURST,
         limits: Callable[[], None] | None = None,
+        stderr: int | None = None,
     ) -> None:
         self.program = program
         # A file: a pipe could fill up, and then the server would wait for us.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", program, *arguments, "--port", "0", "--admin-port", "0"],
-            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr,
-            preexec_fn=limits,
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, preexec_fn=limits,
+            stderr=self._stderr if stderr is None else stderr,
         )  # fmt: skip
         try:
             self.announcement = json.loads(self._first_line())
@@ -189,6 +190,10 @@ class Server:
 
     def rss_bytes(self) -> int:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE")
+
+    def address_space_bytes(self) -> int:
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[0])
         return pages * os.sysconf("SC_PAGESIZE")
 
     def descriptors(self) -> set[int]:

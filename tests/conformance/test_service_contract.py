@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -105,7 +106,7 @@ def test_a_reply_that_is_no_bytes_costs_its_connection_and_is_told(
 
 def test_what_a_step_raised_is_told_with_its_place(server: Server) -> None:
     say(server, "sorry for that")
-    place = r"LookupError: sorry \(script\.py, line \d+, in begin\)"
+    place = r"LookupError: sorry for that \(script\.py, line \d+, in begin\)"
     assert re.fullmatch(place, server.rest()["last_fault"])
 
 
@@ -117,6 +118,47 @@ def test_a_session_that_raises_costs_its_connection_only(server: Server) -> None
         bystander.sendall(b"echo fine\n")
         assert read_exactly(bystander, 5) == b"fine\n"
     assert server.rest()["errors"]["protocol"] == before + 1
+
+
+def test_a_service_that_has_no_session_for_a_connection_costs_that_one(server: Server) -> None:
+    before = server.rest()
+    with server.connect() as bystander:
+        bystander.sendall(b"broken 2\n")
+        assert read_exactly(bystander, 2) == b"2\n"
+        for _ in range(2):
+            with server.connect() as sock:
+                assert closed_by_peer(sock)
+        assert say(server, "echo fine") == b"fine\n"
+        bystander.sendall(b"echo fine\n")
+        assert read_exactly(bystander, 5) == b"fine\n"
+    after = server.rest()
+    assert after["errors"]["protocol"] == before["errors"]["protocol"] + 2
+    assert after["connections"]["refused"] == before["connections"]["refused"] + 2
+
+
+@pytest.mark.parametrize("reader", ["slow", "gone"])
+def test_standard_error_that_takes_nothing_stops_nobody(
+    variant: tuple[str, ...], reader: str
+) -> None:
+    options = tuple(option.replace("acknowledge=2", "begin=2,hop=2") for option in variant)
+    out_of, into = os.pipe()
+    try:
+        if reader == "slow":
+            os.set_blocking(into, False)
+            with suppress(BlockingIOError):
+                while True:
+                    os.write(into, bytes(4096))
+            os.set_blocking(into, True)
+        else:
+            os.close(out_of)
+        with Server(*options, "--service", "script", program=SCRIPT, stderr=into) as server:
+            lines = [f"sorry {number}{'x' * 5000}" for number in range(5)]
+            assert say(server, *lines, "echo fine").endswith(b"\nfine\n")
+            assert server.rest()["errors"]["handler"] == 5
+    finally:
+        os.close(into)
+        if reader == "slow":
+            os.close(out_of)
 
 
 def test_nothing_follows_a_last_reply(server: Server) -> None:
