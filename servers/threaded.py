@@ -8,8 +8,8 @@ and the program reads from top to bottom.
 `--writers N` has every reader thread hand its replies to a fixed pool of writer
 threads.  A writer waits for no peer: a connection whose socket is full is parked
 until it takes more.  `--writers 120 --blocking-writers` is the variant of the
-paper's Figure 1: its writers block, and so many peers that do not read stop
-everybody.
+paper's Figure 1.  There a writer waits for its peer, and 120 peers that do not
+read stop the replies to everybody.
 
 What a connection costs is its thread.  So the thread is small: a small stack,
 and a small buffer to wait in; a large one is borrowed only while more has
@@ -29,6 +29,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from servers.architecture import Architecture
 from servers.counters import Counters
@@ -36,13 +37,14 @@ from servers.full_sockets import FullSockets
 from servers.listener import (
     DRAIN_TICK_S,
     LINGER_S,
+    ServerOptions,
     accept,
     look_every_s,
     set_kernel_timeouts,
     shut,
 )
 from servers.options import UsageError, option
-from servers.service import Buffer, Request, Session
+from servers.service import Buffer, Request, Service, Session
 from servers.shortage import limit_hit
 
 WAITING_BUFFER_BYTES = 4096
@@ -78,8 +80,8 @@ class ThreadedOptions:
         minimum=0, maximum=10_000,
     )  # fmt: skip
     blocking_writers: bool = option(
-        False, "the writer threads block, as the paper's do: so many peers that do not read stop "
-        "the replies to everybody",
+        False, "a writer waits for its peer, as the paper's do: as many peers that do not read as "
+        "there are writers stop the replies to everybody",
     )  # fmt: skip
     stack_kb: int = option(
         256, "address space of a thread's stack; only what it touches costs memory", minimum=32
@@ -121,9 +123,16 @@ class Threaded(Architecture):
     """Accepts on the main thread, converses on the others."""
 
     name = "threaded"
-    summary = "one blocking thread a connection; --writers N adds the paper's pool of writers"
+    summary = "one blocking thread a connection; --writers N adds a pool of writers"
     Options = ThreadedOptions
     options: ThreadedOptions
+
+    def __init__(
+        self, service: Service, listener: socket.socket, server: ServerOptions, options: Any
+    ) -> None:
+        super().__init__(service, listener, server, options)
+        if options.blocking_writers and not options.writers:
+            raise UsageError("--blocking-writers needs writers; say how many with --writers N")
 
     def prepare(self) -> None:
         self.stopping = False

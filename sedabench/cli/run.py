@@ -90,7 +90,7 @@ def run(ctx: click.Context, resumed: Path | None) -> None:
 
 @run.command(short_help="Bandwidth of bursts against connections (the paper's Figure 1).")
 @click.option("--quick", is_flag=True, help="1, 16, 64, 256, 1024 connections, 2 repeats, windows of 1 s: under 90 s. Without it 1, 2, 4, ... 8192, 5 repeats, windows of 3 s: 25 minutes.")  # fmt: skip  # noqa: E501
-@click.option("--server", "servers", multiple=True, shell_complete=completion.servers, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare, one of your own as path/to/file.py:ClassName; repeat it. A bare name takes the paper's settings ('threaded' is 'threaded --writers 120').  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
+@click.option("--server", "servers", multiple=True, shell_complete=completion.servers, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare, one of your own as path/to/file.py:ClassName; repeat it. A bare name takes the paper's settings ('threaded' is 'threaded --writers 120 --blocking-writers').  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
 @click.option("--connections", callback=levels, metavar="N,N,...", help="The levels.")
 @click.option("--packets", type=click.IntRange(min=1), help="Packets in a burst.  [default: 1000]")
 @click.option("--packet-bytes", type=click.IntRange(min=1), help="Bytes in a packet.  [default: 8192]")  # fmt: skip  # noqa: E501
@@ -120,7 +120,7 @@ def figure1(
       sedabench run figure1 --quick
       sedabench run figure1 --connections 1,64,512 --repeats 3 --duration 2
       sedabench run figure1 --quick --server eventloop --server 'eventloop --poller poll'
-      sedabench run figure1 --quick --server 'paper=threaded --writers 120' \\
+      sedabench run figure1 --quick --server 'paper=threaded --writers 120 --blocking-writers' \\
                                     --server 'plain=threaded --writers 0'
       sedabench run figure1 --resume results/figure1/2026-01-31T12-00-00Z
 

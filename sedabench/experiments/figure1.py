@@ -34,7 +34,9 @@ from sedabench.trials.trial import Measured, Workload
 NAME = "figure1"
 SUMMARY = "bandwidth of bursts against the number of connections (the paper's Figure 1)"
 
-DEFAULT_OPTIONS: dict[str, tuple[str, ...]] = {"threaded": ("--writers", "120")}
+DEFAULT_OPTIONS: dict[str, tuple[str, ...]] = {
+    "threaded": ("--writers", "120", "--blocking-writers")
+}
 """Options of a server that is named without any: the paper's variant of threads."""
 DEFAULT_SERVERS = ("threaded", "eventloop", "seda")
 
