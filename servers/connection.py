@@ -28,6 +28,7 @@ from collections.abc import Iterator
 
 from servers.counters import Counters
 from servers.listener import LINGER_S, ServerOptions, shut
+from servers.patience import request_overdue
 from servers.service import Buffer, Request, Session
 
 READABLE = select.EPOLLIN
@@ -42,8 +43,8 @@ class Connection:
     """State of one connection: 0.7 KB with its session, and no buffer that waits for input."""
 
     __slots__ = (
-        "active", "closed", "closing", "descriptor", "ends", "finished", "gone", "half_closed",
-        "held", "hurry", "hurry_ns", "interest", "outbox", "receive", "recv_into", "send",
+        "active", "awaited", "awaited_ns", "closed", "closing", "descriptor", "ends", "finished",
+        "gone", "half_closed", "held", "interest", "outbox", "receive", "recv_into", "send",
         "session", "since_ns", "sock", "unacknowledged", "unsent",
     )  # fmt: skip
 
@@ -69,8 +70,8 @@ class Connection:
         self.active = True  # bytes moved since the last sweep
         self.since_ns = now_ns  # when a sweep last saw that they had
         self.unacknowledged = -1  # bytes that the peer's kernel had not taken then; -1: not asked
-        self.hurry = 0  # what the session said at the last sweep, and since when
-        self.hurry_ns = now_ns
+        self.awaited = 0  # of a request, at the last sweep, and since when: `servers.patience`
+        self.awaited_ns = now_ns
 
     @property
     def at_rest(self) -> bool:
@@ -143,15 +144,12 @@ class Connection:
             events |= READABLE
         return events if not self.half_closed else events & ~READABLE
 
-    def dawdles(self, now_ns: int, options: ServerOptions) -> bool:
+    def request_overdue(self, now_ns: int, options: ServerOptions) -> bool:
         """Called by every sweep: has the peer had its time for the request that it began?"""
-        hurry = self.session.hurry
-        if hurry != self.hurry:
-            self.hurry = hurry
-            self.hurry_ns = now_ns
+        if self.closing or self.held is not None or self.unsent > options.max_unsent:
+            self.awaited = 0  # we do not read, so it cannot go on
             return False
-        late = now_ns - self.hurry_ns > options.header_timeout_s * 1e9
-        return bool(hurry) and late and not self.closing
+        return request_overdue(self, now_ns, options)
 
     def overdue(self, now_ns: int, options: ServerOptions) -> str | None:
         """Called by every sweep: the kind of time-out that has run out, if one has."""

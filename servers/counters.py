@@ -26,7 +26,7 @@ ERROR_KINDS = (
     "reset",     # the peer reset the connection or vanished
     "idle",      # silent for longer than --idle-timeout
     "linger",    # had its last reply and did not close within LINGER_S
-    "slow",      # did not finish the head of a request within --header-timeout
+    "slow",      # had not sent a whole request when --header-timeout or --body-timeout ran out
     "unread",    # took nothing of a waiting reply for --send-timeout
     "handler",   # a step raised
     "protocol",  # the bytes were not the service's protocol

@@ -316,14 +316,14 @@ class EventLoop(Architecture):
             error = connection.overdue(now_ns, self.server)
             if error:
                 self._close(connection, error)
-            elif connection.dawdles(now_ns, self.server) and connection.held is None:
+            elif connection.request_overdue(now_ns, self.server):
                 self._give_up(connection)
             elif self.stopping and not connection.closing and connection.at_rest:
                 connection.closing = True
                 self._settle(connection)
 
     def _give_up(self, connection: Connection) -> None:
-        """The head of a request did not come in time: the session says what to answer."""
+        """A request did not come whole in time: the session says what to answer."""
         self.counters.errors["slow"] += 1
         request = connection.session.give_up()
         if request is None:

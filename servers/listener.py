@@ -52,6 +52,14 @@ class ServerOptions:
     header_timeout_s: float = option(
         10.0, "a request that was begun must have its whole head after so long", minimum=0.01
     )
+    body_timeout_s: float = option(
+        20.0, "a request's body must be there so long after its head; each --body-min-rate bytes "
+        "that have come give it a second more", minimum=0.01,
+    )  # fmt: skip
+    body_min_rate: int = option(
+        500, "bytes a second at which a body must come, on average, beyond --body-timeout",
+        minimum=1, metavar="BYTES",
+    )  # fmt: skip
     send_timeout_s: float = option(
         20.0, "close a connection that takes no byte of a waiting reply for so long", minimum=0.01
     )
@@ -175,6 +183,7 @@ def look_every_s(options: ServerOptions) -> float:
         options.idle_timeout_s / 4,
         options.send_timeout_s / 4,
         options.header_timeout_s / 4,
+        options.body_timeout_s / 4,
     )
 
 

@@ -123,19 +123,27 @@ class Session(ABC):
     def idle(self) -> bool:
         """True between requests: nothing is lost if the connection closes now."""
 
-    @property
-    def hurry(self) -> int:
-        """Which request the peer should have finished saying by now; 0 for none.
+    # For protocols in which a peer that trickles is a nuisance.  When the same head or body
+    # has been pending for longer than `--header-timeout`, or `--body-timeout` and
+    # `--body-min-rate`, allow, `give_up` is called.
 
-        For protocols in which a peer that trickles is a nuisance: the number
-        of the request (1, 2, ...) of which a part has come, as long as
-        `--header-timeout` applies to it.  When the same number has stood for so
-        long, `give_up` is called.
-        """
+    @property
+    def head_pending(self) -> int:
+        """The number (1, 2, ...) of the request whose head has begun and is not there; else 0."""
+        return 0
+
+    @property
+    def body_pending(self) -> int:
+        """The number of the request whose head is there and whose body is not; else 0."""
+        return 0
+
+    @property
+    def body_bytes(self) -> int:
+        """How many bytes of the pending body have come, its framing and trailers included."""
         return 0
 
     def give_up(self) -> Request | None:
-        """The request in a hurry did not come: what to answer, as the last reply, if anything."""
+        """The rest of the request did not come in time: what to answer, as the last reply."""
         return None
 
 

@@ -44,6 +44,7 @@ from servers.listener import (
     shut,
 )
 from servers.options import UsageError, option
+from servers.patience import request_overdue, tells_pending
 from servers.service import Buffer, Request, Service, Session
 from servers.shortage import limit_hit
 
@@ -92,7 +93,7 @@ class Conversation:
     """One connection and its thread's state."""
 
     __slots__ = (
-        "closing", "dawdling", "error", "hurry", "hurry_ns", "left", "owed", "owed_bytes",
+        "awaited", "awaited_ns", "closing", "error", "late", "left", "owed", "owed_bytes",
         "received", "replied", "session", "sock", "turn", "writing",
     )  # fmt: skip
 
@@ -103,9 +104,9 @@ class Conversation:
         self.error = ""  # why it ends, when that is no peer's orderly choice
         self.received = 0  # requests; its reader alone counts them
         self.replied = 0  # and who writes, these
-        self.hurry = 0  # what the session said when last looked at, and since when
-        self.hurry_ns = 0
-        self.dawdling = False  # the head of its request is late; its reader is to give it up
+        self.awaited = 0  # of a request, at the last look, and since when: `servers.patience`
+        self.awaited_ns = 0
+        self.late = False  # its request has not come in time; its reader is to give it up
         # With writers only:
         self.turn: threading.Condition | None = None  # guards what follows
         self.owed: deque[Request] | None = None  # replies handed over and not yet sent
@@ -136,7 +137,7 @@ class Threaded(Architecture):
 
     def prepare(self) -> None:
         self.stopping = False
-        self.hurries = False  # the service's sessions want their peers to hurry
+        self.has_deadlines = False  # the service's sessions tell which requests are pending
         self.conversations: set[Conversation] = set()
         self.counters = self.ledger.lease()
         self.large_buffers: deque[bytearray] = deque(maxlen=64)
@@ -174,8 +175,8 @@ class Threaded(Architecture):
                 return
             if (now_ns := time.monotonic_ns()) >= look_ns:
                 look_ns = now_ns + int(look_every_s(self.server) * 1e9)
-                if self.hurries:
-                    self._hurry(now_ns)
+                if self.has_deadlines:
+                    self._end_overdue(now_ns)
                 self._give_up_unread(now_ns)
                 if not listening:
                     ready.register(self.listener, select.POLLIN)
@@ -205,7 +206,7 @@ class Threaded(Architecture):
             sock.close()
             return
         conversation = Conversation(sock, session)
-        self.hurries = type(conversation.session).hurry is not Session.hurry
+        self.has_deadlines = tells_pending(type(conversation.session))
         self.conversations.add(conversation)
         self.counters.accepted += 1  # before its thread can answer or starts late
         try:
@@ -252,13 +253,17 @@ class Threaded(Architecture):
                 conversation.error = "idle"
                 return
             if not size:
-                if not conversation.dawdling:
+                if not conversation.late:
                     return
                 self._give_up(conversation, counters)
                 break
             counters.bytes_in += size
             requests = self._receive(conversation, view[:size])
-            if requests and not self._serve(conversation, requests, counters):
+            if requests:
+                if not self._serve(conversation, requests, counters):
+                    break
+            elif conversation.late:  # what still comes does not save it
+                self._give_up(conversation, counters)
                 break
             if size == WAITING_BUFFER_BYTES and not self._read_on(conversation, counters):
                 return
@@ -307,22 +312,23 @@ class Threaded(Architecture):
             shut(conversation.sock, socket.SHUT_RDWR)
             return ()
 
-    def _hurry(self, now_ns: int) -> None:
+    def _end_overdue(self, now_ns: int) -> None:
         """Look for peers that do not finish the request that they began."""
-        patience_ns = int(self.server.header_timeout_s * 1e9)
         for conversation in self.conversations.copy():
-            hurry = conversation.session.hurry
-            if hurry != conversation.hurry:
-                conversation.hurry, conversation.hurry_ns = hurry, now_ns
-            elif hurry and now_ns - conversation.hurry_ns > patience_ns:
-                conversation.dawdling = True
+            if conversation.late or conversation.closing:
+                continue
+            if conversation.received != conversation.replied:
+                conversation.awaited = 0  # we serve, and may not read: it cannot go on
+            elif request_overdue(conversation, now_ns, self.server):
+                conversation.late = True
                 shut(conversation.sock, socket.SHUT_RD)  # which wakes its thread
 
     def _give_up(self, conversation: Conversation, counters: Counters) -> None:
-        """The head of a request did not come in time: the session says what to answer."""
-        if conversation.session.hurry:
+        """A request did not come whole in time: the session says what to answer."""
+        session = conversation.session
+        if session.head_pending or session.body_pending:
             conversation.error = "slow"
-            request = conversation.session.give_up()
+            request = session.give_up()
             if request is not None:
                 self._serve(conversation, (request,), counters)
         conversation.closing = True

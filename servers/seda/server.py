@@ -327,8 +327,8 @@ class Seda(Architecture):
             if error := connection.overdue(now_ns, self.server):
                 with connection.lock:
                     self.network.doom(connection, error)
-            elif connection.dawdles(now_ns, self.server):
-                self.network.hurry(connection)
+            elif connection.request_overdue(now_ns, self.server):
+                self.network.give_up(connection)
 
     def _connections(self) -> list[StagedConnection]:
         return list(self.readiness.connections.values())

@@ -31,6 +31,7 @@ from typing import TypeAlias
 from servers.connection import BROKEN, READABLE, WRITABLE, Connection
 from servers.counters import Counters
 from servers.listener import accept, shut
+from servers.patience import still_pending
 from servers.seda.stage import Dispatch
 from servers.seda.trace import ABANDONED, Tracer
 from servers.service import Request, Session
@@ -44,14 +45,14 @@ Ready: TypeAlias = "tuple[StagedConnection, int]"
 class StagedConnection(Connection):
     """A connection whose requests are in several hands at once."""
 
-    __slots__ = ("dawdling", "doomed", "in_hand", "lock", "pending")
+    __slots__ = ("doomed", "in_hand", "late", "lock", "pending")
 
     def __init__(self, sock: socket.socket, session: Session, now_ns: int) -> None:
         super().__init__(sock, session, now_ns)
         self.lock = threading.Lock()
         self.pending: list[Request] = []  # in order; the reply to the first goes out first
         self.doomed: str | None = None  # to be closed: the kind of error, or ""
-        self.dawdling = False  # the head of its request is late; a reader is to give it up
+        self.late = False  # its request has not come in time; a reader is to give it up
         self.in_hand = False  # a reader has it, and will arm it again
 
     @property
@@ -429,9 +430,9 @@ class Network:
             held = connection.held  # the write stage drops it after a last reply
             if held is not None:
                 self._admit(connection, held, entering, counters)
-        if connection.dawdling:
-            connection.dawdling = False
-            if connection.session.hurry == connection.hurry:  # it has not come after all
+        if connection.late:
+            connection.late = False
+            if still_pending(connection):  # it has not come after all
                 counters.errors["slow"] += 1
                 request = connection.session.give_up()
                 if request is None:
@@ -562,11 +563,11 @@ class Network:
                 connection.closing = True
                 self._settle(connection)
 
-    def hurry(self, connection: StagedConnection) -> None:
+    def give_up(self, connection: StagedConnection) -> None:
         """Have a reader give up the request that does not come."""
         with connection.lock:
             if connection.doomed is None and not connection.closed and connection.held is None:
-                connection.dawdling = True
+                connection.late = True
                 # A socket with little to send is writable: a reader comes at once.
                 self.readiness.arm(connection, READABLE | WRITABLE, force=True)
 

@@ -321,6 +321,7 @@ def _refusals() -> dict[HTTPStatus, Page]:
             (HTTPStatus.REQUEST_URI_TOO_LONG, {}),
             (HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, {}),
             (HTTPStatus.INTERNAL_SERVER_ERROR, {}),
+            (HTTPStatus.NOT_IMPLEMENTED, {}),
             (HTTPStatus.SERVICE_UNAVAILABLE, retry),
             (HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, {}),
         )

@@ -23,6 +23,7 @@ import time
 from io import FileIO
 from pathlib import Path
 
+from servers.authority import host_of
 from servers.options import UsageError
 from servers.service import Buffer
 from servers.services.shared_reads import LargeBodies, LargeBody
@@ -34,7 +35,7 @@ _KINDS = mimetypes.MimeTypes(filenames=())
 """Python's own table: the same on every machine, whatever is in /etc/mime.types."""
 
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})?")
-_ORIGIN = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+_ORIGIN = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 
 
 def parse_target(target: bytes) -> tuple[str, str]:
@@ -44,10 +45,12 @@ def parse_target(target: bytes) -> tuple[str, str]:
     that ends with one means the index in that directory.  Dots cannot climb
     above the root (RFC 3986, section 5.2.4).  A percent-encoded slash is a slash.
 
-    Raises ValueError if the target is no path, is wrongly encoded, is not
-    UTF-8, or has a NUL in it.
+    Raises ValueError if the target is no path, names a host that cannot be one, is
+    wrongly encoded, is not UTF-8, or has a NUL in it.
     """
     if origin := _ORIGIN.match(target):  # as it is sent to a proxy; to be understood all the same
+        if host_of(origin[1]) is None:
+            raise ValueError("not a host")
         target = target[origin.end() :]
         if not target.startswith(b"/"):  # RFC 9112, section 3.2.1: an empty path is "/"
             target = b"/" + target

@@ -10,6 +10,10 @@ bytes were cut on their way cannot be seen in the result.
 Nothing that this service serves takes a body: a body is taken in, within
 `max_body`, and dropped.
 
+Where the parser would frame a message in another way than we read its head (a
+coding that it does not know, a tab where it expects none), the message is refused:
+two readings of one stream are how requests are smuggled past a proxy.
+
 After a request whose reply is the last one (`Connection: close`, HTTP/1.0, an
 error in the protocol) a session ignores all that follows.
 """
@@ -23,6 +27,7 @@ from typing import Protocol
 
 import httptools
 
+from servers.authority import host_of
 from servers.service import Request, Session, Step
 from servers.services.web_page import CLOSE, KEEP_ALIVE, PLAIN, Manner, Page
 
@@ -87,7 +92,13 @@ KEPT = frozenset((
     b"connection", b"content-length", b"expect", b"if-modified-since", b"if-none-match",
     b"transfer-encoding",
 ))  # fmt: skip
-"""Headers whose value matters.  Of Host only the number does."""
+"""Headers whose value matters, besides Host."""
+
+STRAY_BYTES = 2
+"""An empty line before a request is a habit of old clients; more of them are a head begun."""
+
+OWS = b" \t"
+"""Optional white space of RFC 9110; bytes.strip() by itself takes more than that."""
 
 
 class Fields:
@@ -97,7 +108,7 @@ class Fields:
     and a parser that held each other would be left to the garbage collector.
     """
 
-    __slots__ = ("complete", "hosts", "kept", "target")
+    __slots__ = ("complete", "host", "hosts", "kept", "target")
 
     def __init__(self) -> None:
         self.reset()
@@ -105,6 +116,7 @@ class Fields:
     def reset(self) -> None:
         self.target = b""
         self.hosts = 0
+        self.host = b""
         self.kept: dict[bytes, bytes] = {}
         self.complete = False
 
@@ -115,9 +127,12 @@ class Fields:
         name = name.lower()
         if name == b"host":
             self.hosts += 1
+            self.host = value
         elif name in KEPT:
             before = self.kept.get(name)
-            self.kept[name] = value.strip() if before is None else before + b"," + value.strip()
+            # Of this one a tab is kept: the parser takes "chunked" and a tab for another coding.
+            value = value.strip(b" " if name == b"transfer-encoding" else OWS)
+            self.kept[name] = value if before is None else before + b"," + value
 
     def on_message_complete(self) -> None:
         self.complete = True
@@ -127,8 +142,8 @@ class WebSession(Session):
     """One connection of HTTP/1.1 or HTTP/1.0."""
 
     __slots__ = (
-        "_body_left", "_feed", "_fields", "_first", "_home", "_limits", "_lines", "_number",
-        "_over", "_parser", "_size", "_tail", "_waiting",
+        "_blank", "_body_left", "_feed", "_fields", "_first", "_home", "_limits", "_line",
+        "_lines", "_number", "_over", "_parser", "_size", "_tail", "_waiting",
     )  # fmt: skip
 
     def __init__(self, home: Home, limits: Limits) -> None:
@@ -137,11 +152,15 @@ class WebSession(Session):
         self._limits = limits
         self._fields = Fields()
         self._parser = httptools.HttpRequestParser(self._fields)
+        # What version and coding mean is for `_unusual_request` to judge, with a better status.
+        self._parser.set_dangerous_leniencies(lenient_version=True, lenient_transfer_encoding=True)
         self._feed = self._parser.feed_data
         self._number = 0  # requests that have come so far
         self._over = False  # the last one has
-        self._size = 0  # bytes of the head, or of the chunked body, that we are in
+        self._blank = 0  # bytes of empty lines since the last request
+        self._size = 0  # bytes of the head, or of the body, that we are in
         self._tail = b""  # the last three of them: END may be cut in two
+        self._line = b""  # the beginning of the head: the request line, as far as it is there
         self._lines = False  # a whole line of the head is there
         self._waiting: WebRequest | None = None  # its body is still to come
         self._body_left = 0  # so many bytes, or 0 if it comes in chunks
@@ -151,8 +170,17 @@ class WebSession(Session):
         return self._over or not (self._size or self._waiting)
 
     @property
-    def hurry(self) -> int:
-        return self._number + 1 if self._size and not (self._over or self._waiting) else 0
+    def head_pending(self) -> int:
+        begun = self._size or self._blank > STRAY_BYTES
+        return self._number + 1 if begun and not (self._over or self._waiting) else 0
+
+    @property
+    def body_pending(self) -> int:
+        return self._number + 1 if self._waiting and not self._over else 0
+
+    @property
+    def body_bytes(self) -> int:
+        return self._size
 
     def give_up(self) -> WebRequest:
         return self._refuse(HTTPStatus.REQUEST_TIMEOUT)
@@ -183,9 +211,13 @@ class WebSession(Session):
             if self._body_left:
                 end = min(start + self._body_left, len(data))
                 self._body_left -= end - start
+                self._size += end - start
             else:
                 if not self._size and not self._waiting and data[start] in b"\r\n":
-                    start += 1  # empty lines before a request count for nothing (RFC 9112, 2.2)
+                    # Empty lines before a request count for nothing (RFC 9112, 2.2).
+                    blank = len(data) - start - len(data[start:].lstrip(b"\r\n"))
+                    self._blank += blank
+                    start += blank
                     continue
                 end, whole = self._find_end(data, start)
                 most = self._limits.max_body if self._waiting else self._limits.max_header
@@ -215,7 +247,9 @@ class WebSession(Session):
     def _note(self, piece: bytes, whole: bool) -> None:
         """Keep count of a head or a chunked body that is not at its end."""
         self._size += len(piece)
-        self._lines = self._lines or b"\n" in piece
+        if not (self._waiting or self._lines):
+            self._line += piece
+            self._lines = b"\n" in piece
         self._tail = b"" if whole else (self._tail + piece)[-3:]
 
     def _excess(self, piece: bytes) -> HTTPStatus:
@@ -239,7 +273,7 @@ class WebSession(Session):
         if request is None:
             if not whole:
                 return None
-            request = self._request(fields)
+            request = self._request(fields, self._line or piece)
             if not (fields.complete or self._over):
                 return self._await_body(request, fields)
         elif not fields.complete:
@@ -250,43 +284,45 @@ class WebSession(Session):
         fields.complete = False
         if fields.kept:
             fields.kept = {}
-        if self._size or self._waiting:
+        if self._size or self._waiting or self._blank:
             self._begin_again()
         self._number += 1
         return request
 
     def _begin_again(self) -> None:
+        self._blank = 0
         self._size = 0
         self._tail = b""
+        self._line = b""
         self._lines = False
         self._waiting = None
 
-    def _request(self, fields: Fields) -> WebRequest:
-        """The request whose head is complete."""
-        parser = self._parser
-        method = parser.get_method()
+    def _request(self, fields: Fields, head: bytes) -> WebRequest:
+        """The request whose head is complete; it begins with `head`, the request line at least."""
+        method = self._parser.get_method()
         # Without a Connection header only HTTP/1.1 keeps a connection alive.
         if (
             fields.hosts == 1
             and method == b"GET"
             and not fields.kept
-            and parser.should_keep_alive()
+            and head.startswith(b" HTTP/1.1\r", 4 + len(fields.target))
+            and host_of(fields.host) is not None
         ):
             return WebRequest(self._first, fields.target, method, PLAIN)
-        return self._unusual_request(fields, method)
+        return self._unusual_request(fields, method, head)
 
-    def _unusual_request(self, fields: Fields, method: bytes) -> WebRequest:
+    def _unusual_request(self, fields: Fields, method: bytes, head: bytes) -> WebRequest:
         kept = fields.kept
         version = self._parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            return self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, method)
-        if fields.hosts > 1 or (version == "1.1" and not fields.hosts):
-            return self._refuse(HTTPStatus.BAD_REQUEST, method)
-        wishes = _wishes(kept.get(b"connection", b""))
+        refused = _refused(fields, version, head[len(method) + 1 + len(fields.target) :][:6])
+        if refused is not None:
+            return self._refuse(refused, method)
+        wishes = _tokens(kept.get(b"connection", b""))
         stays = b"close" not in wishes and (version == "1.1" or b"keep-alive" in wishes)
         if method == b"CONNECT" or (self._parser.should_upgrade() and _has_body(kept)):
             stays = False  # the parser takes what follows for another protocol
-        if not fields.complete and kept.get(b"expect", b"").lower() == b"100-continue":
+        expected = version == "1.1" and b"100-continue" in _tokens(kept.get(b"expect", b""))
+        if expected and not fields.complete:
             # The peer waits to be told to go on with a body that nobody wants.
             # Instead of 100 it is told the final status (RFC 9110, section 10.1.1).
             stays = False
@@ -302,17 +338,19 @@ class WebSession(Session):
 
     def _await_body(self, request: WebRequest, fields: Fields) -> WebRequest | None:
         """The head is there, the body is not: hold the request back until it is."""
-        body_bytes = int(fields.kept.get(b"content-length", b"0"))  # the parser has checked it
-        if body_bytes > self._limits.max_body:
+        size_bytes = int(fields.kept.get(b"content-length", b"0"))  # the parser has checked it
+        if size_bytes > self._limits.max_body:
             return self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, request.method)
         self._begin_again()
-        self._body_left = body_bytes
+        self._body_left = size_bytes
         self._waiting = request
         return None
 
     def _refuse(self, status: HTTPStatus, method: bytes = b"") -> WebRequest:
         """The last request of this connection; which page answers it is known already."""
         self._over = True
+        if self._waiting:
+            method = self._waiting.method
         manner = Manner(CLOSE, head_only=method == b"HEAD")
         request = WebRequest(self._home.respond, b"", method, manner)
         request.page = self._home.refusal(status)
@@ -324,7 +362,32 @@ def _has_body(kept: dict[bytes, bytes]) -> bool:
     return b"transfer-encoding" in kept or kept.get(b"content-length", b"0") != b"0"
 
 
+def _refused(fields: Fields, version: str, protocol: bytes) -> HTTPStatus | None:
+    """Why a request whose head is complete cannot be served, if so.
+
+    `protocol` is what follows the target: " HTTP/", if it is a request of this protocol
+    (the parser knows RTSP as well), and exactly one space before it.
+    """
+    if version not in ("1.0", "1.1"):
+        return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
+    if protocol != b" HTTP/":
+        return HTTPStatus.BAD_REQUEST
+    if fields.hosts > 1 or (version == "1.1" and not fields.hosts):
+        return HTTPStatus.BAD_REQUEST
+    if fields.hosts and host_of(fields.host) is None:
+        return HTTPStatus.BAD_REQUEST
+    coding = fields.kept.get(b"transfer-encoding")
+    if coding is None:
+        return None
+    if version == "1.0" or b"content-length" in fields.kept:  # whose framing is it? RFC 9112, 6.1
+        return HTTPStatus.BAD_REQUEST
+    if _tokens(coding) - {b"chunked", b""}:
+        return HTTPStatus.NOT_IMPLEMENTED
+    # Nothing but this does the parser read as chunked: no list, and no tab.
+    return None if coding.lower() == b"chunked" else HTTPStatus.BAD_REQUEST
+
+
 @lru_cache(maxsize=64)  # clients say the same all the time
-def _wishes(connection: bytes) -> frozenset[bytes]:
-    """The tokens of a Connection header."""
-    return frozenset(token.strip() for token in connection.lower().split(b","))
+def _tokens(value: bytes) -> frozenset[bytes]:
+    """The members of a header that is a list, in lower case."""
+    return frozenset(token.strip(OWS) for token in value.lower().split(b","))

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import count, cycle, islice
 from pathlib import Path
 
@@ -73,7 +74,8 @@ def harsh(variant: tuple[str, ...], root: Path) -> Iterator[Server]:
     """A server without patience, whose disk has failed."""
     with Server(
         *serving(variant), *SPEED, "--service", "web", "--docroot", str(root),
-        "--header-timeout", "0.3", "--disk-faults", "1.0",
+        "--header-timeout", "0.3", "--body-timeout", "0.3", "--body-min-rate", "1000",
+        "--disk-faults", "1.0",
     ) as running:  # fmt: skip
         yield running
 
@@ -277,7 +279,58 @@ def test_who_sends_a_head_byte_by_byte_is_told_408_and_others_are_served(harsh: 
     assert harsh.rest()["errors"]["slow"] == before + 2
 
 
-def test_a_connection_that_has_begun_no_request_is_in_no_hurry(harsh: Server) -> None:
+TRICKLES = {
+    "a body": get("/", "Content-Length: 60000", method="POST"),
+    "a chunk": get("/", "Transfer-Encoding: chunked", method="POST") + b"ea60\r\n",
+    "chunks": get("/", "Transfer-Encoding: chunked", method="POST"),
+    "trailers": get("/", "Transfer-Encoding: chunked", method="POST") + b"0\r\n",
+    "empty lines": get("/healthz"),
+}
+MORE = {"chunks": b"1\r\nx\r\n", "trailers": b"A: b\r\n", "empty lines": b"\r\n"}
+
+
+def test_who_sends_the_rest_of_a_request_byte_by_byte_is_told_408(harsh: Server) -> None:
+    before = harsh.rest()["errors"]["slow"]
+    with ExitStack() as stack:
+        busy = stack.enter_context(harsh.connect())
+        slow = {}
+        poll = select.poll()
+        for name, begun in TRICKLES.items():
+            sock = stack.enter_context(harsh.connect())
+            sock.sendall(begun)
+            if name == "empty lines":
+                assert read_reply(sock) is not None
+            poll.register(sock, select.POLLIN)
+            slow[sock.fileno()] = sock, cycle(MORE.get(name, b"x"))
+        deadline_s = time.monotonic() + DEADLINE_S
+        while slow:
+            assert time.monotonic() < deadline_s, "it may go on for ever"
+            for descriptor, _ in poll.poll(10):
+                poll.unregister(descriptor)
+                (reply,) = replies(read_to_end(slow.pop(descriptor)[0]))
+                assert (reply.status, reply.headers["Connection"]) == (408, "close")
+            for sock, more in slow.values():
+                sock.sendall(bytes([next(more)]))
+            assert is_fine(busy)
+    assert harsh.rest()["errors"]["slow"] == before + len(TRICKLES)
+
+
+def test_a_body_that_comes_fast_enough_may_take_longer_than_its_time(harsh: Server) -> None:
+    before = harsh.rest()["errors"]["slow"]
+    body = bytes(60_000)  # which gives it a minute
+    with harsh.connect() as slow, harsh.connect() as marker:
+        slow.sendall(get("/", f"Content-Length: {len(body)}", method="POST") + body[:-1])
+        marker.sendall(get("/", "Content-Length: 9", method="POST") + b"half")
+        (reply,) = replies(read_to_end(marker))  # so that the time is over
+        assert reply.status == 408
+        slow.sendall(body[-1:])
+        answer = read_reply(slow)
+        assert answer is not None
+        assert answer.status == 405
+    assert harsh.rest()["errors"]["slow"] == before + 1
+
+
+def test_a_connection_that_has_begun_no_request_has_no_deadline(harsh: Server) -> None:
     with harsh.connect() as idle, harsh.connect() as late, harsh.connect() as slow:
         assert is_fine(idle)
         late.sendall(b"\r\n")

@@ -53,7 +53,15 @@ ENDINGS = {
     b"GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n": 400,
     b"GET /\r\n\r\n": 505,
     b"GET / HTTP/2.0\r\nHost: x\r\n\r\n": 505,
-    b"GET / HTTP/3.0\r\nHost: x\r\n\r\n": 400,
+    b"GET / HTTP/3.0\r\nHost: x\r\n\r\n": 505,
+    b"GET / HTTP/1.2\r\nHost: x\r\n\r\n": 505,
+    b"GET / HTTP/01.1\r\nHost: x\r\n\r\n": 400,
+    b"GET / RTSP/1.1\r\nHost: x\r\n\r\n": 400,
+    b"SOURCE / ICE/1.0\r\nHost: x\r\n\r\n": 400,
+    b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n": 400,
+    b"GET /  HTTP/1.1\r\nHost: x\r\n\r\n": 400,
+    b"GET / HTTP/1.0\r\nHost: a@b\r\n\r\n": 400,
+    b"POST /healthz HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n": 400,
     TOO_LONG_LINE: 414,
     TOO_LONG_LINE + b" HTTP/1.1\r\nHost: x\r\n\r\n": 414,
     get("/", "A: " + "x" * 200): 431,
@@ -65,18 +73,39 @@ ENDINGS = {
     post("Content-Length: -1"): 400,
     post("Content-Length: 1", "Content-Length: 1"): 400,
     post("Content-Length: 1", CHUNKED): 400,
-    post("Transfer-Encoding: gzip"): 400,
+    post("Transfer-Encoding: gzip"): 501,
+    post("Transfer-Encoding: gzip, chunked"): 501,
+    post("Transfer-Encoding: gzip", CHUNKED): 501,
+    post(CHUNKED, "Transfer-Encoding: identity"): 501,
+    post("Transfer-Encoding: chunked;q=1"): 501,
+    post("Transfer-Encoding: xchunked"): 501,
+    get("/healthz", "Transfer-Encoding: gzip"): 501,
+    post("Transfer-Encoding:"): 400,
+    post("Transfer-Encoding: chunked, chunked"): 400,
+    post("Transfer-Encoding: chunked,"): 400,
+    post(CHUNKED + "\t"): 400,
+    post("Transfer-Encoding: \x0bchunked"): 400,
+    post("Transfer-Encoding: gzip", "Content-Length: 1"): 400,
+    post("Content-Length:"): 400,
+    post("Content-Length: 1,1"): 400,
+    post("Content-Length : 1"): 400,
+    post(CHUNKED, body=b"1 \r\nx\r\n0\r\n\r\n"): 400,
+    post(CHUNKED, body=b"1\nx\r\n0\r\n\r\n"): 400,
+    post(CHUNKED, body=b"0\r\nContent-Length: 5\r\n\r\n"): 400,
     post(CHUNKED, body=b"40\r\n" + b"x" * 64): 413,
     post(CHUNKED, body=b"1\r\nx\r\n" * 10): 413,
     post(CHUNKED, body=b"1;" + b"x" * 60): 413,
     post(CHUNKED, body=b"0\r\nTrailer: " + b"x" * 60): 413,
     post(CHUNKED, body=b"nonsense\r\n"): 400,
     post("Content-Length: 5", "Expect: 100-continue"): 405,
+    post("Content-Length: 5", "Expect: x,\t100-Continue"): 405,
     post("Connection: close"): 405,
     get("a:80", method="CONNECT"): 405,
     post("Connection: Upgrade", "Upgrade: h2c", "Content-Length: 5", body=b"hello"): 405,
     get("/healthz", "Connection: close"): 200,
     get("/healthz", "Connection: x, Close"): 200,
+    get("/healthz", "Connection: x,\tClose\t"): 200,
+    get("/healthz", "Connection: x", "Connection: close"): 200,
     get("/healthz", version="1.0"): 200,
     b"GET /healthz HTTP/1.0\r\n\r\n": 200,
 }
@@ -92,7 +121,7 @@ def test_after_the_last_reply_nothing_is_heard_any_more(data: bytes, status: int
     assert last.headers["Connection"] == "close"
     assert client.closed
     assert client.session.idle
-    assert client.session.hurry == 0
+    assert pending(client) == (0, 0)
     assert client.send(OK) == b""
 
 
@@ -105,6 +134,14 @@ STAYING = {
     get("/healthz", "Connection: keep-alive"): 200,
     get("/healthz", "hOST2: y", "Range: bytes=0-1"): 200,
     get("/healthz", "Connection: Upgrade", "Upgrade: websocket"): 200,
+    get("/healthz", "Connection: closed, x close"): 200,
+    get("http://elsewhere:81/healthz"): 200,
+    get("http://a@b/healthz"): 400,
+    get("http:///healthz"): 400,
+    get("http://[::1/healthz"): 400,
+    get("*"): 400,
+    b"POST /healthz HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 2\r\n"
+    b"Expect: 100-continue\r\n\r\nab": 405,
     b"\r\n\r\n\n" + OK: 200,
     post(): 405,
     post("Content-Length: 0"): 405,
@@ -151,7 +188,7 @@ def test_how_the_bytes_were_cut_cannot_be_seen(
     whole, cut = Client(SERVICE), Client(SERVICE)
     assert same(cut.send(*chunks)) == same(whole.send(stream))
     assert [r.last for r in cut.requests] == [r.last for r in whole.requests]
-    assert (cut.session.idle, cut.session.hurry) == (whole.session.idle, whole.session.hurry)
+    assert (cut.session.idle, pending(cut)) == (whole.session.idle, pending(whole))
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -215,12 +252,69 @@ def test_a_session_is_idle_between_requests() -> None:
 
 def test_empty_lines_between_requests_are_nothing() -> None:
     client = Client(SERVICE)
-    client.send(OK, b"\r\n", b"\r")
+    client.send(OK, b"\r", b"\n")
     assert client.session.idle
-    assert client.session.hurry == 0
+    assert pending(client) == (0, 0)
 
 
-def test_a_begun_head_is_in_a_hurry_and_a_body_is_not() -> None:
+def test_more_than_one_empty_line_counts_as_a_head_that_was_begun() -> None:
+    client = Client(SERVICE)
+    client.send(OK, b"\r\n", b"\r")
+    assert client.session.idle  # though nothing is lost if the connection closes now
+    assert pending(client) == (2, 0)
+    client.send(b"\n" * 1000)
+    assert pending(client) == (2, 0)
+    assert statuses(b"\r\n" * 1000 + OK) == [200]
+    client.send(OK)
+    assert pending(client) == (0, 0)
+
+
+def test_a_session_tells_how_much_of_a_body_has_come() -> None:
+    for head, body in (
+        (post("Content-Length: 9"), b"123456789"),
+        (post(CHUNKED), b"1\r\nx\r\n0\r\nA: b\r\n\r\n"),
+    ):
+        client = Client(SERVICE)
+        client.send(head)
+        for came, byte in enumerate(body):
+            assert pending(client) == (0, 1)
+            assert client.session.body_bytes == came
+            client.send(bytes([byte]))
+        assert pending(client) == (0, 0)
+
+
+def test_a_head_request_whose_body_is_wrong_or_late_is_refused_without_a_body() -> None:
+    client = Client(SERVICE)
+    reply = client.send(get("/", CHUNKED, method="HEAD"), b"nonsense\r\n")
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert reply.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", " ", "\t", "a@b", "a/b", "a b", "a\\b", "a?b", "a#b", "<a>", "a%zz", "a%2", "\xe9", "a..b",
+     ":80", "a:b", "a:80:80", "a:65536", "::1", "[::1", "[::1]x", "[]", "[:]", "[x]"],
+)  # fmt: skip
+def test_a_host_that_cannot_be_one_is_400(host: str) -> None:
+    for version in ("1.0", "1.1"):
+        data = f"GET /healthz HTTP/{version}\r\nHost: {host}\r\n\r\n".encode("latin-1")
+        client = Client(SERVICE)
+        (reply,) = replies(client.send(data + OK))
+        assert (reply.status, client.closed) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "host", ["a", "A-b.c_d", "a:80", "a:", "127.0.0.1:1", "[::1]", "[::1]:80", "a%20b", "\ta \t"]
+)
+def test_a_host_that_can_be_one_is_served(host: str) -> None:
+    assert statuses(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() + OK) == [200, 200]
+
+
+def pending(client: Client) -> tuple[int, int]:
+    return client.session.head_pending, client.session.body_pending
+
+
+def test_of_what_was_begun_either_the_head_is_pending_or_the_body() -> None:
     client = Client(SERVICE)
     seen = []
     for piece in (
@@ -228,14 +322,14 @@ def test_a_begun_head_is_in_a_hurry_and_a_body_is_not() -> None:
         post("Content-Length: 5"), b"abcd", b"e", b"P",
     ):  # fmt: skip
         client.send(piece)
-        seen.append(client.session.hurry)
-    assert seen == [0, 3, 3, 0, 0, 0, 0, 5]
+        seen.append(pending(client))
+    assert seen == [(0, 0), (3, 0), (3, 0), (0, 0), (0, 4), (0, 4), (0, 0), (5, 0)]
 
 
 def test_who_does_not_finish_a_request_is_told_so() -> None:
     client = Client(SERVICE)
     client.send(OK, b"GET / HTTP/1.1\r\nHo")
-    assert client.session.hurry == 2
+    assert pending(client) == (2, 0)
     request = client.session.give_up()
     assert request is not None
     assert request.last
@@ -245,7 +339,7 @@ def test_who_does_not_finish_a_request_is_told_so() -> None:
     (reply,) = replies(b"".join(request.reply))
     assert (reply.status, reply.headers["Connection"]) == (408, "close")
     assert client.session.idle
-    assert client.session.hurry == 0
+    assert pending(client) == (0, 0)
     assert client.send(b"st: x\r\n\r\n" + OK) == b""
 
 
