@@ -108,15 +108,14 @@ class Fields:
     and a parser that held each other would be left to the garbage collector.
     """
 
-    __slots__ = ("complete", "host", "hosts", "kept", "target")
+    __slots__ = ("complete", "host", "kept", "target")
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         self.target = b""
-        self.hosts = 0
-        self.host = b""
+        self.host: bytes | None = None
         self.kept: dict[bytes, bytes] = {}
         self.complete = False
 
@@ -126,8 +125,7 @@ class Fields:
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         if name == b"host":
-            self.hosts += 1
-            self.host = value
+            self.host = value if self.host is None else b""  # of two none is valid
         elif name in KEPT:
             before = self.kept.get(name)
             # Of this one a tab is kept: the parser takes "chunked" and a tab for another coding.
@@ -280,7 +278,7 @@ class WebSession(Session):
             return None
         # Reset what was touched, and no more: a call and four stores less for most requests.
         fields.target = b""
-        fields.hosts = 0
+        fields.host = None
         fields.complete = False
         if fields.kept:
             fields.kept = {}
@@ -300,29 +298,37 @@ class WebSession(Session):
     def _request(self, fields: Fields, head: bytes) -> WebRequest:
         """The request whose head is complete; it begins with `head`, the request line at least."""
         method = self._parser.get_method()
+        target = fields.target
+        host = fields.host
+        end = len(method) + 1 + len(target)
+        ordinary = (
+            host is not None
+            and head[end : end + 10] == b" HTTP/1.1\r"  # half the time of startswith()
+            and host_of(host) is not None
+        )
         # Without a Connection header only HTTP/1.1 keeps a connection alive.
-        if (
-            fields.hosts == 1
-            and method == b"GET"
-            and not fields.kept
-            and head.startswith(b" HTTP/1.1\r", 4 + len(fields.target))
-            and host_of(fields.host) is not None
-        ):
-            return WebRequest(self._first, fields.target, method, PLAIN)
-        return self._unusual_request(fields, method, head)
+        if ordinary and not fields.kept and method == b"GET":
+            return WebRequest(self._first, target, method, PLAIN)
+        return self._unusual_request(fields, method, head, ordinary)
 
-    def _unusual_request(self, fields: Fields, method: bytes, head: bytes) -> WebRequest:
+    def _unusual_request(
+        self, fields: Fields, method: bytes, head: bytes, ordinary: bool
+    ) -> WebRequest:
+        """`ordinary`: of HTTP/1.1, with a Host."""
         kept = fields.kept
-        version = self._parser.get_http_version()
-        refused = _refused(fields, version, head[len(method) + 1 + len(fields.target) :][:6])
-        if refused is not None:
-            return self._refuse(refused, method)
+        version = "1.1"
+        if not ordinary or b"transfer-encoding" in kept:
+            version = self._parser.get_http_version()
+            protocol = head[len(method) + 1 + len(fields.target) :][:6]
+            refused = _refused(fields, version, protocol)
+            if refused is not None:
+                return self._refuse(refused, method)
         wishes = _tokens(kept.get(b"connection", b""))
         stays = b"close" not in wishes and (version == "1.1" or b"keep-alive" in wishes)
         if method == b"CONNECT" or (self._parser.should_upgrade() and _has_body(kept)):
             stays = False  # the parser takes what follows for another protocol
-        expected = version == "1.1" and b"100-continue" in _tokens(kept.get(b"expect", b""))
-        if expected and not fields.complete:
+        expect = kept.get(b"expect") if version == "1.1" and not fields.complete else None
+        if expect is not None and b"100-continue" in _tokens(expect):
             # The peer waits to be told to go on with a body that nobody wants.
             # Instead of 100 it is told the final status (RFC 9110, section 10.1.1).
             stays = False
@@ -372,9 +378,7 @@ def _refused(fields: Fields, version: str, protocol: bytes) -> HTTPStatus | None
         return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
     if protocol != b" HTTP/":
         return HTTPStatus.BAD_REQUEST
-    if fields.hosts > 1 or (version == "1.1" and not fields.hosts):
-        return HTTPStatus.BAD_REQUEST
-    if fields.hosts and host_of(fields.host) is None:
+    if host_of(fields.host or b"") is None and not (fields.host is None and version == "1.0"):
         return HTTPStatus.BAD_REQUEST
     coding = fields.kept.get(b"transfer-encoding")
     if coding is None:
