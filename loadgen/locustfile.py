@@ -118,6 +118,8 @@ def _lead(environment: Environment, options: Namespace) -> None:
         environment.shape_class.runner = environment.runner
     environment.available_shape_classes = all_shapes()
     Conductor(environment, {name: getattr(options, name) for name in RECORDED})
+    if environment.web_ui is not None:
+        locust_web.guard(environment, options.web_host)
     if environment.web_ui is not None and options.admin:
         locust_web.add_tab(environment, options.admin, options.allow_remote)
 

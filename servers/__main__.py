@@ -140,7 +140,7 @@ def serve(
             return 0
         admin = None
         if server.admin_port is not None:
-            admin = Admin(server.host, server.admin_port, architecture.stats)
+            admin = Admin(server.host, server.admin_port, architecture.stats, server.admin_name)
         host, port = listener.getsockname()[:2]
         service.about = {"service": service.name, "architecture": architecture.name} | (
             {"statistics": f"http://{url_host(host)}:{admin.port}/stats"} if admin else {}

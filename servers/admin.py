@@ -4,6 +4,10 @@ One thread on a socket of its own, so that asking neither uses nor waits for
 anything that serves clients, but the interpreter.  It waits for no single
 client: a small loop reads a request's head, whoever has said all of it is
 answered and closed, and who takes longer than `PATIENCE_S` is closed too.
+
+It answers only who asks for it by a name that is its own (`Names`).  Otherwise any
+web page could read it through its visitor's browser, by having its own name resolve
+to this machine (DNS rebinding); the browser then says that name in `Host`.
 """
 
 from __future__ import annotations
@@ -15,12 +19,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 
+from servers.authority import host_of
 from servers.listener import accept, bind
+from servers.options import UsageError
 
 Stats = Callable[[], dict[str, Any]]
 
@@ -32,6 +38,8 @@ MOST_CLIENTS = 16
 
 MOST_HEAD_BYTES = 16_384
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
 TICK_S = 0.5
 """How often the patience is looked at while there are clients."""
 
@@ -39,8 +47,15 @@ TICK_S = 0.5
 class Admin:
     """The admin port.  Raises UsageError if it cannot be had."""
 
-    def __init__(self, host: str, port: int, stats: Stats) -> None:
+    def __init__(self, host: str, port: int, stats: Stats, names: Sequence[str] = ()) -> None:
+        for name in names:
+            if _as_asked(name) is None:
+                raise UsageError(
+                    f"--admin-name {name!r} is not a name or an address; give one without a port"
+                )
         self._listener = bind(host, port, backlog=16)
+        own = (host, self._listener.getsockname()[0], *names)
+        self._names = {_as_asked(name) or name for name in own}
         self.port: int = self._listener.getsockname()[1]
         self._stats = stats
         self._clients: dict[int, _Client] = {}  # the oldest first
@@ -82,7 +97,12 @@ class Admin:
         if len(self._clients) >= MOST_CLIENTS:
             self._end(next(iter(self._clients)))
         sock.setblocking(False)
-        self._clients[sock.fileno()] = _Client(sock)
+        # Who listens on every address is asked by the one that the client has chosen.
+        own = sock.getsockname()[0].removeprefix("::ffff:")
+        names = self._names | {own}
+        if own == "::1" or own.startswith("127."):
+            names = names.union(LOOPBACK)
+        self._clients[sock.fileno()] = _Client(sock, names)
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
     def _end(self, descriptor: int) -> None:
@@ -93,8 +113,9 @@ class Admin:
 class _Client:
     """One question and its answer."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, names: Set[str]) -> None:
         self.sock = sock
+        self._names = names
         self.since_s = time.monotonic()
         self.unsent = memoryview(b"")
         self._head = b""
@@ -107,7 +128,7 @@ class _Client:
                 self._head += more
                 if b"\r\n\r\n" not in self._head and b"\n\n" not in self._head:
                     return bool(more) and len(self._head) < MOST_HEAD_BYTES
-                self.unsent = memoryview(answer(self._head, stats))
+                self.unsent = memoryview(answer(self._head, stats, self._names))
             self.unsent = self.unsent[self.sock.send(self.unsent) :]
             if not self.unsent:
                 self.sock.shutdown(socket.SHUT_WR)
@@ -118,23 +139,17 @@ class _Client:
             return False
 
 
-def answer(head: bytes, stats: Stats) -> bytes:
-    """The reply to a request; the connection ends with it."""
+def answer(head: bytes, stats: Stats, names: Set[str]) -> bytes:
+    """The reply to a request for one of these names; the connection ends with it."""
     method, target = (*head.split(b"\n", 1)[0].split(), b"", b"")[:2]
-    status, kind, text = HTTPStatus.OK, "text/plain", ""
-    try:
-        match method, target.partition(b"?")[0]:
-            case (b"GET" | b"HEAD", b"/stats"):
-                kind, text = "application/json", json.dumps(stats()) + "\n"
-            case (b"GET" | b"HEAD", b"/metrics"):
-                kind, text = "text/plain; version=0.0.4", metrics(stats())
-            case (b"GET" | b"HEAD", _):
-                status, text = HTTPStatus.NOT_FOUND, "there are /stats and /metrics\n"
-            case _:
-                status, text = HTTPStatus.METHOD_NOT_ALLOWED, "there are GET and HEAD\n"
-    except Exception:  # a fault of ours: told to whoever runs the server, and survived
-        traceback.print_exc(file=sys.stderr)
-        status = HTTPStatus.INTERNAL_SERVER_ERROR
+    kind = "text/plain"
+    status, text = _misdirected(head, names)
+    if status is HTTPStatus.OK:
+        try:
+            status, kind, text = _page(method, target.partition(b"?")[0], stats)
+        except Exception:  # a fault of ours: told to whoever runs the server, and survived
+            traceback.print_exc(file=sys.stderr)
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
     body = text.encode()
     lines = [
         f"HTTP/1.0 {status.value} {status.phrase}", f"Date: {formatdate(usegmt=True)}",
@@ -142,6 +157,42 @@ def answer(head: bytes, stats: Stats) -> bytes:
         *(["Allow: GET, HEAD"] if status is HTTPStatus.METHOD_NOT_ALLOWED else []), "", "",
     ]  # fmt: skip
     return "\r\n".join(lines).encode() + (b"" if method == b"HEAD" else body)
+
+
+def _page(method: bytes, path: bytes, stats: Stats) -> tuple[HTTPStatus, str, str]:
+    """Status, content type and text."""
+    match method, path:
+        case (b"GET" | b"HEAD", b"/stats"):
+            return HTTPStatus.OK, "application/json", json.dumps(stats()) + "\n"
+        case (b"GET" | b"HEAD", b"/metrics"):
+            return HTTPStatus.OK, "text/plain; version=0.0.4", metrics(stats())
+        case (b"GET" | b"HEAD", _):
+            return HTTPStatus.NOT_FOUND, "text/plain", "there are /stats and /metrics\n"
+    return HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", "there are GET and HEAD\n"
+
+
+def _misdirected(head: bytes, names: Set[str]) -> tuple[HTTPStatus, str]:
+    """Whether a request is meant for this server; if not, what to do about it."""
+    first, *lines = head.split(b"\n")
+    fields = [line.partition(b":") for line in lines]
+    hosts = [value.strip() for name, _, value in fields if name.lower() == b"host"]
+    if not hosts and not first.rstrip().endswith(b"HTTP/1.1"):  # no browser
+        return HTTPStatus.OK, ""
+    host = host_of(hosts[0]) if len(hosts) == 1 else None
+    if host is None:
+        return HTTPStatus.BAD_REQUEST, "a request needs one Host field, with a name or an address\n"
+    if host in names:
+        return HTTPStatus.OK, ""
+    remedy = f"start the server with --admin-name {host}, or ask for the address it listens on"
+    return (
+        HTTPStatus.MISDIRECTED_REQUEST,
+        f"this admin port does not answer to the name {host}; {remedy}\n",
+    )
+
+
+def _as_asked(name: str) -> str | None:
+    """How a client's Host names this name or address; None if it cannot."""
+    return host_of(f"[{name}]".encode() if ":" in name else name.encode())
 
 
 _COUNTERS = {

@@ -43,6 +43,10 @@ class ServerOptions:
         None, "serve /stats and /metrics on this port, 0 takes a free one (default: not served)",
         minimum=0, maximum=65535, metavar="PORT",
     )  # fmt: skip
+    admin_name: tuple[str, ...] = option(
+        (), "a name by which the admin port may be asked, besides the address that it listens on",
+        metavar="NAME",
+    )  # fmt: skip
     backlog: int = option(4096, "connections that the kernel may queue for us", minimum=1)
     max_connections: int | None = option(
         None, "connections served at once; more are closed on arrival and counted as refused "

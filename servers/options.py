@@ -66,6 +66,12 @@ def add_options(parser: argparse.ArgumentParser, title: str, cls: type[Any]) -> 
                 action=argparse.BooleanOptionalAction, help=text,
             )  # fmt: skip
             continue
+        if kind == tuple[str, ...]:
+            group.add_argument(
+                flag, dest=field.name, action="append", metavar=field.metadata["metavar"],
+                help=f"{text}; repeat it for more",
+            )  # fmt: skip
+            continue
         shown = "" if field.default in (None, "") else f" (default: {field.default})"
         group.add_argument(
             flag, dest=field.name, default=field.default, choices=field.metadata["choices"],
@@ -86,7 +92,12 @@ def _metavar(name: str, kind: Any) -> str | None:
 def take_options(namespace: argparse.Namespace, cls: type[T]) -> T:
     """Make `cls` from what the parser found for its fields."""
     fields = dataclasses.fields(typing.cast(Any, cls))
-    return cls(**{field.name: getattr(namespace, field.name) for field in fields})
+    values = {field.name: getattr(namespace, field.name) for field in fields}
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if hints[name] == tuple[str, ...]:  # argparse makes a list of what is repeated, or None
+            values[name] = tuple(value or ())
+    return cls(**values)
 
 
 def _converter(kind: Any, minimum: float | None, maximum: float) -> typing.Callable[[str], Any]:

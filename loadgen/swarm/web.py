@@ -3,6 +3,9 @@
 One greenlet asks `/stats` once a second, whoever looks at the page; the tab is
 one of Locust's extended tables, which its page refreshes by itself.  The same
 rows are at `/stages`, as JSON.
+
+And a guard for the page itself, which can start load: at a loopback address it
+answers no other page of its visitor's browser (`guard`).
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ INTERVAL_S = 1.0
 TIMEOUT_S = 2.0
 
 KEY = "stages"
+
+MISDIRECTED = 421
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 COLUMNS = {
     "stage": "Stage",
@@ -57,6 +63,9 @@ class Stages:
                 self._before = now
             except (OSError, ValueError, KeyError) as error:
                 reason = getattr(error, "reason", error)
+                if isinstance(error, urllib.error.HTTPError) and error.code == MISDIRECTED:
+                    name = urlsplit(self.url).hostname
+                    reason = f"it knows no such name; start the server with --admin-name {name}"
                 self.rows = [{"stage": f"{self.url} does not answer: {reason}"}]
                 self._before = None
             gevent.sleep(INTERVAL_S)
@@ -109,6 +118,33 @@ def _wait_us(past: dict[str, Any], stage: dict[str, Any], events: int) -> int | 
         return ""
     waited_s: float = stage["wait_s"] - past["wait_s"]
     return round(waited_s / events * 1e6)
+
+
+def guard(environment: Environment, web_host: str) -> None:
+    """At a loopback address, refuse requests that another site has the browser make.
+
+    Such a site either lets its own name resolve to this machine (DNS rebinding): then
+    `Host` says that name; or it sends a form here: then `Origin` names the site.
+    """
+    web_ui = environment.web_ui
+    if web_ui is None or web_ui.app is None or web_host not in LOOPBACK:
+        return
+
+    @web_ui.app.before_request
+    def refuse() -> Response | None:
+        origin = request.headers.get("Origin")
+        for url in (f"//{request.headers.get('Host', '')}", origin):
+            if url is not None and _host(url) not in LOOPBACK:
+                text = f"not for {url}; open this page at 127.0.0.1 or localhost\n"
+                return Response(text, MISDIRECTED, mimetype="text/plain")
+        return None
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def add_tab(environment: Environment, url: str, allow_remote: bool) -> None:

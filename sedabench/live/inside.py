@@ -16,8 +16,10 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from loadgen.output import lost
 from sedabench.errors import UserError
@@ -147,6 +149,10 @@ def fetch(url: str) -> dict[str, Any]:
         with urllib.request.urlopen(base, timeout=10) as reply:
             found = json.load(reply)
     except (urllib.error.URLError, OSError, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+            if error.code == HTTPStatus.MISDIRECTED_REQUEST:
+                raise UserError(misdirected(urlsplit(base).hostname or base)) from None
         reason = getattr(error, "reason", error)
         raise UserError(
             f"no statistics at {base} ({reason}); give the address of the server's --admin-port"
@@ -154,6 +160,14 @@ def fetch(url: str) -> dict[str, Any]:
     if not isinstance(found, dict) or "stages" not in found:
         raise UserError(f"{base} is not the admin port of a server of this project")
     return found
+
+
+def misdirected(host: str) -> str:
+    """What to do about an admin port that answers only to other names (DNS rebinding)."""
+    return (
+        f"the admin port does not answer to the name {host}; start the server with "
+        f"--admin-name {host}, or give the address that it listens on"
+    )
 
 
 def top(url: str, console: Console, interval_s: float, times: int | None) -> None:

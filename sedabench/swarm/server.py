@@ -14,11 +14,13 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from sedabench.errors import UserError
+from sedabench.live.inside import misdirected
 from sedabench.machine.process import cpu_clock
 from sedabench.results.folder import Value
 from sedabench.trials.columns import COUNTS_AGREE, kinds
@@ -34,6 +36,11 @@ FIRST_PATIENCE_S = 10.0
 """Of the one before there is load: nothing is lost by waiting."""
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+class MisdirectedError(ValueError):
+    """The admin port answers only to other names."""
+
 
 NO_SERVER_OF_OURS = (http.client.HTTPException, ValueError, KeyError, TypeError)
 """What reading another's answer raises."""
@@ -92,6 +99,8 @@ class ServerWatch:
         try:
             _read(*self._where, FIRST_PATIENCE_S)
             return
+        except MisdirectedError:
+            raise UserError(f"--admin {self._url}: {misdirected(self.host)}") from None
         except OSError as error:
             why = f"nobody answers there ({error.strerror or error})"
         except NO_SERVER_OF_OURS:
@@ -121,7 +130,11 @@ def _read(host: str, port: int, patience_s: float = PATIENCE_S) -> Moment:
     begun_s = time.monotonic()
     try:
         connection.request("GET", "/stats")
-        stats = json.loads(connection.getresponse().read())
+        reply = connection.getresponse()
+        text = reply.read()
+        if reply.status == HTTPStatus.MISDIRECTED_REQUEST:
+            raise MisdirectedError
+        stats = json.loads(text)
     finally:
         connection.close()
     at_s = (begun_s + time.monotonic()) / 2

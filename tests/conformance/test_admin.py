@@ -123,13 +123,13 @@ def test_other_pages_are_404_and_say_which_there_are(server: Server) -> None:
 
 def test_clients_of_the_admin_port_that_misbehave_are_survived_in_silence() -> None:
     with Server("eventloop") as server:
-        for request in (b"", b"GET /metrics HTTP/1.1\r\n\r\n", b"\x00\xff\r\n\r\n", b"GET"):
+        for request in (b"", b"GET /metrics HTTP/1.0\r\n\r\n", b"\x00\xff\r\n\r\n", b"GET"):
             for _ in range(5):
                 sock = socket.create_connection((server.host, server.admin_port))
                 sock.sendall(request)
                 reset(sock)
         with socket.create_connection((server.host, server.admin_port)) as sock:
-            sock.sendall(b"DELETE /stats HTTP/1.1\r\n\r\n")
+            sock.sendall(b"DELETE /stats HTTP/1.0\r\n\r\n")
             head = read_to_end(sock)
             assert head.startswith(b"HTTP/1.0 405 ")
             assert b"\r\nAllow: GET, HEAD\r\n" in head
@@ -141,7 +141,7 @@ def test_who_asks_for_the_head_gets_the_head() -> None:
         heads = []
         for method in (b"HEAD", b"GET"):
             with socket.create_connection((server.host, server.admin_port)) as sock:
-                sock.sendall(method + b" /stats?a=b HTTP/1.1\r\nHost: test\r\n\r\n")
+                sock.sendall(method + b" /stats?a=b HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 heads.append(read_to_end(sock).partition(b"\r\n\r\n"))
         (head, _, nothing), (full, _, body) = heads
         assert nothing == b""
@@ -160,7 +160,7 @@ def test_an_idle_or_slow_client_of_the_admin_port_holds_up_nobody() -> None:
             return sock
 
         slow = visitor()
-        for byte in b"ts HTTP/1.1\r\n\r\n":
+        for byte in b"ts HTTP/1.0\r\n\r\n":
             server.stats()
             slow.sendall(bytes([byte]))
         assert read_to_end(slow).startswith(b"HTTP/1.0 200 OK")
@@ -179,5 +179,37 @@ def test_a_client_of_the_admin_port_that_does_not_read_holds_up_nobody() -> None
             sock = stack.enter_context(socket.socket())
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             sock.connect((server.host, server.admin_port))
-            sock.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         server.stats()
+
+
+def ask_as(server: Server, *hosts: str, version: str = "1.1", address: str = "") -> tuple[int, str]:
+    """Status and text of `/stats`, asked for with these Host fields."""
+    lines = [f"GET /stats HTTP/{version}", *(f"Host: {host}" for host in hosts), "", ""]
+    with socket.create_connection((address or server.host, server.admin_port)) as sock:
+        sock.sendall("\r\n".join(lines).encode())
+        head, _, text = read_to_end(sock).decode().partition("\r\n\r\n")
+    return int(head.split()[1]), text
+
+
+def test_the_admin_port_answers_only_to_names_of_its_own(variant: tuple[str, ...]) -> None:
+    with Server(*variant, "--admin-name", "Known.example", "--admin-name", "2001:db8::1") as server:
+        for host in ("127.0.0.1", "localhost", "[::1]", "known.EXAMPLE", "[2001:db8::1]"):
+            for port in ("", f":{server.admin_port}", ":80"):  # a tunnel has another
+                assert ask_as(server, host + port)[0] == 200
+        for host in ("elsewhere.example", "localhost.elsewhere.example", "10.0.0.1", "known", "0"):
+            status, text = ask_as(server, f"{host}:{server.admin_port}")
+            assert (status, text.count("\n")) == (421, 1)
+            assert f"--admin-name {host}" in text
+        for bad in ((), ("",), ("a@localhost",), ("localhost", "localhost")):
+            assert ask_as(server, *bad)[0] == 400
+        assert ask_as(server, version="1.0")[0] == 200  # no browser
+
+
+def test_to_listen_everywhere_makes_no_name_known() -> None:
+    with Server("eventloop", "--host", "0.0.0.0") as server:
+        for host in ("0.0.0.0", "127.0.0.1", "localhost"):
+            assert ask_as(server, host)[0] == 200
+        assert ask_as(server, "127.0.0.2", address="127.0.0.2")[0] == 200  # asked at that address
+        for host in ("elsewhere.example", "127.0.0.2", "10.0.0.1"):
+            assert ask_as(server, host)[0] == 421

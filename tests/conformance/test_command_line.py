@@ -48,6 +48,10 @@ def assert_refused(*arguments: str, says: str, limits: Callable[[], None] | None
         ("eventloop --port -1", "at least 0"),
         ("eventloop --port 99999", "65535"),
         ("eventloop --port 0 --admin-port 99999", "65535"),
+        (
+            "eventloop --port 0 --admin-port 0 --admin-name a:80",
+            "--admin-name 'a:80' is not a name",
+        ),
         ("eventloop --idle-timeout soon", "'soon' is not a number"),
         ("eventloop --idle-timeout nan", "nan"),
         ("eventloop --idle-timeout inf", "inf"),

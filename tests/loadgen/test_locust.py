@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,6 +117,14 @@ def test_the_web_page_has_a_tab_with_the_stages_of_the_server() -> None:
             rows = until_answered(f"{base}/stages")
             stats = json.loads(get(f"{base}/stats/requests"))
             text = get(base).decode()
+            for name, value in (
+                ("Host", "elsewhere.example"),  # its name resolves to this machine
+                ("Origin", "http://elsewhere.example"),  # it sends a form here
+            ):
+                with pytest.raises(urllib.error.HTTPError) as refused:
+                    urllib.request.urlopen(urllib.request.Request(base, headers={name: value}))
+                refused.value.close()
+                assert refused.value.code == 421
         finally:
             page.kill()
             page.wait()

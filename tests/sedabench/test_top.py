@@ -68,3 +68,13 @@ def test_when_nobody_reads_it_any_more_it_ends(admin: str) -> None:
 def test_where_nobody_tells_anything_is_one_line() -> None:
     with pytest.raises(UserError, match=r"no statistics at http://127\.0\.0\.1:1/stats"):
         inside.top("127.0.0.1:1", Console(file=io.StringIO()), 0.05, 1)
+
+
+def test_an_admin_port_that_does_not_answer_to_a_name_says_what_to_do(
+    admin: str, sedabench: Command
+) -> None:
+    port = admin.partition(":")[2]
+    done = sedabench("top", f"127.1:{port}", "--times", "1")  # the same machine, by another name
+    assert done.returncode == 2
+    assert "--admin-name 127.1" in done.stderr
+    assert done.stderr.count("\n") == 1
