@@ -1,7 +1,19 @@
 """`python -m loadgen WORKLOAD --target HOST:PORT ...`: the command `load` by itself."""
 
-from loadgen.cli.load import load
-from loadgen.output import command
+from __future__ import annotations
+
+from typing import NoReturn
+
+from loadgen.interruption import guarded, leave, leave_at_once
+
+
+def main() -> NoReturn:
+    from loadgen.cli.load import load
+    from loadgen.output import command
+
+    command(lambda: load(prog_name="python -m loadgen"))
+
 
 if __name__ == "__main__":
-    command(lambda: load(prog_name="python -m loadgen"))
+    leave_at_once()
+    leave(guarded(main))

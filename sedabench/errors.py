@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from loadgen.interruption import StoppedBySignal
+
+__all__ = ["DamagedRunError", "StoppedBySignal", "UserError", "one_line", "unknown"]
+
 
 class UserError(Exception):
     """One line: what is wrong; what to do.  The command line exits with status 2."""
@@ -12,14 +16,6 @@ class UserError(Exception):
 
 class DamagedRunError(UserError):
     """A run folder whose files are missing, unreadable or contradict each other."""
-
-
-class StoppedBySignal(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, raised where Ctrl-C would be, so that both unwind alike."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import click
 
+from loadgen.interruption import number_of
 from loadgen.output import NOBODY_READS, lost, tell, visible
 
 if TYPE_CHECKING:
@@ -209,9 +210,9 @@ def one_line(context: click.Context) -> Iterator[None]:
     except LoadError as error:
         click.echo(f"error: {visible(str(error))}", err=True)
         context.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         click.echo("interrupted: nothing of what was measured is kept", err=True)
-        context.exit(130)
+        context.exit(128 + number_of(stop))
 
 
 class Result(Protocol):

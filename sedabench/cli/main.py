@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import click
 
 from loadgen import output
+from loadgen.interruption import INTERRUPTIONS, guarded
 from sedabench.cli import completion
 from sedabench.cli.calibrate import calibrate
 from sedabench.cli.compare import compare
@@ -160,6 +161,8 @@ def serve(python: str, arguments: tuple[str, ...]) -> NoReturn:
     if {"-h", "--help"} & set(arguments):
         click.echo("--python PATH, anywhere: the server's interpreter (default: this one)\n")
     sys.stdout.flush()
+    # Held back until the server hears them: `servers.ending`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTIONS)
     try:
         os.execvpe(python, [python, "-P", "-m", "servers", *arguments], environment)
     except OSError as error:
@@ -273,7 +276,7 @@ def doctor(strict: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
-    output.command(lambda: _main(arguments))
+    sys.exit(guarded(lambda: output.command(lambda: _main(arguments))))
 
 
 def _main(arguments: Sequence[str] | None) -> int:

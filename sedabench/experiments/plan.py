@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
+from loadgen.interruption import raise_once
 from sedabench import scratch
 from sedabench.errors import StoppedBySignal, UserError
 from sedabench.machine import facts as machine
@@ -146,13 +146,8 @@ def recorded_server(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so children are stopped."""
-
-    def stop(signum: int, _frame: FrameType | None) -> None:
-        raise StoppedBySignal(signum)
-
-    heard = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heard}  # nohup stays nohup
+    """SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so children are stopped; and once."""
+    before = raise_once()
     try:
         yield
     finally:

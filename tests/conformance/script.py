@@ -23,13 +23,12 @@ removed when the page cache has missed it, before the disk is read.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from servers.__main__ import main
+from servers.__main__ import run
 from servers.service import Request, Service, Session, Step, step
 from servers.services import SERVICES
 from servers.services.web import Web, WebOptions
@@ -160,4 +159,4 @@ class FaultyWeb(Web):
 if __name__ == "__main__":
     SERVICES["faulty"] = "tests.conformance.script:FaultyWeb"
     SERVICES["script"] = "tests.conformance.script:Script"
-    sys.exit(main())
+    run()
