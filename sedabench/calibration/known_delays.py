@@ -39,6 +39,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from loadgen.interruption import INTERRUPTIONS
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -198,8 +200,8 @@ class _Server:
 def main(log: Path, delay_us: int | None, stall_ms: int, spin: bool) -> None:
     delays_ns = delay_table().tolist() if delay_us is None else [delay_us * 1_000]
     server = _Server(delays_ns, stall_ms * 1_000_000, spin=spin)
-    signal.signal(signal.SIGTERM, server.stop)
-    signal.signal(signal.SIGINT, server.stop)
+    for number in INTERRUPTIONS:
+        signal.signal(number, server.stop)
     gc.collect()
     gc.freeze()
     gc.disable()

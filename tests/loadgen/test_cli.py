@@ -8,6 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +21,7 @@ from click.testing import CliRunner, Result
 from loadgen.burst.loop import ERROR_KINDS
 from loadgen.cli.load import load
 
+from .fault_server import fault_server
 from .scripted import DEADLINE_S, Peer, acknowledging, serving
 
 SMALL = ("--packets", "4", "--duration", "0.1", "--warmup", "0.02")
@@ -154,6 +159,63 @@ def test_ctrl_c_is_one_line_and_exit_status_130() -> None:
         _, complaints = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 130
     assert complaints == "interrupted: nothing of what was measured is kept\n"
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.mark.parametrize(
+    ("workload", "first"),
+    [
+        *(("burst", number) for number in SIGNALS),
+        ("http", signal.SIGTERM),
+        ("http --processes 2", signal.SIGHUP),
+    ],
+)
+@pytest.mark.parametrize("begun", [True, False])
+def test_signals_in_any_order_and_number_are_at_most_one_line(
+    workload: str, first: signal.Signals, begun: bool
+) -> None:
+    name, *options = workload.split()
+    with ExitStack() as stack:
+        if name == "burst":
+            target = str(stack.enter_context(serving(acknowledging(BURST))).target)
+        else:
+            server = stack.enter_context(fault_server())
+            target = f"http://127.0.0.1:{server.port}/{server.token()}/ok"
+            options += ["--rate", "10"]
+        said = ["--events"] if begun else []
+        process = stack.enter_context(
+            subprocess.Popen(
+                command(name, "--target", target, "--duration", "60", *options, *said),
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+        assert process.stdout is not None
+        if begun:
+            assert "connected" in process.stdout.readline()
+        else:  # as soon as it hears signals, which is before it imports what it needs
+            wait_for(lambda: hears(process.pid))
+        for number in (first, *SIGNALS):
+            process.send_signal(number)
+        _, complaints = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode in {128 + number for number in SIGNALS}
+    assert complaints in ("", "interrupted: nothing of what was measured is kept\n")
+    assert complaints or not begun
+
+
+def hears(pid: int) -> bool:
+    """Has the process a handler of SIGHUP?"""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught & 1 << (signal.SIGHUP - 1))
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    while not what():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("args", [["--help"], ["burst", "--help"], ["burst", "-h"]])

@@ -63,6 +63,13 @@ def alive(pid: int) -> bool:
         return False
 
 
+def hears(pid: int) -> bool:
+    """Has the process a handler of SIGHUP?"""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught & 1 << (signal.SIGHUP - 1))
+
+
 def rows(path: Path) -> list[str]:
     try:
         return (path / "trials.csv").read_text().splitlines()[1:]
@@ -176,6 +183,29 @@ def test_sigterm_stops_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     assert "--resume out" in output
     assert not any(map(alive, family))
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_signals_in_any_order_and_number_stop_a_run_in_order(tmp_path: Path, begun: bool) -> None:
+    path = tmp_path / "out"
+    with driver(*TINY, "--out", "out", cwd=tmp_path) as process:
+        if begun:
+            wait_for(lambda: in_trial_after(process, path, 1))
+        else:
+            wait_for(lambda: hears(process.pid))
+        family = children(process.pid)
+        kept = len(rows(path))
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM) * 3:
+            process.send_signal(number)
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    assert errors == ""
+    assert process.returncode - 128 in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    assert not any(map(alive, family))
+    if begun:
+        assert "--resume out" in output
+        run = sedabench.load_run(path)
+        assert run.manifest["status"] == "interrupted"
+        assert len(run.trials) >= kept >= 1
 
 
 def test_a_killed_driver_leaves_no_process_and_a_readable_folder(tmp_path: Path) -> None:
