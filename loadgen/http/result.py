@@ -259,7 +259,11 @@ def _by_class(
 
 
 def _timeline(facts: Facts, records: Records) -> dict[str, Any]:
-    """What happened in each tenth of a second, warm-up and what came after the window included."""
+    """What happened in each tenth of a second, warm-up and what came after the window included.
+
+    Every request is in it twice: as offered when it was due, and as what became of it when that
+    was known.  One that was never sent has no other time than the one at which it was due.
+    """
     last_ns = max(
         int(records.done_ns.max(initial=0)) + 1,
         int(records.scheduled_ns.max(initial=0)) + 1,
@@ -275,7 +279,8 @@ def _timeline(facts: Facts, records: Records) -> dict[str, Any]:
         return found
 
     right = records.outcome == ANSWERED
-    failed = (records.outcome > REJECTED) & (records.done_ns > 0)
+    unsent = records.outcome == NEVER_SENT
+    failed_ns = np.where(unsent, records.scheduled_ns, records.done_ns)[records.outcome > REJECTED]
     answered = bin_of(records.done_ns[right])
     latency_ns = (records.done_ns - records.scheduled_ns)[right]
     in_time = latency_ns <= round(facts.slo_ms * 1e6)
@@ -287,7 +292,8 @@ def _timeline(facts: Facts, records: Records) -> dict[str, Any]:
         "answered": count(answered),
         "good": count(answered[in_time]),
         "rejected": count(bin_of(records.done_ns[records.outcome == REJECTED])),
-        "errors": count(bin_of(records.done_ns[failed])),
+        "errors": count(bin_of(failed_ns)),
+        "never_sent": count(bin_of(records.scheduled_ns[unsent])),
         "p50_us": [found["p50"] for found in in_bins],
         "p99_us": [found["p99"] for found in in_bins],
     }

@@ -261,6 +261,7 @@ class Record:
             "good": column("done_good"),
             "rejected": column("rejected"),
             "errors": column(*ERRORS),
+            "never_sent": column("never_sent"),
             "workers": [len(found.workers) for found in bins],
             "p50_us": [percentile_us(found.latency, 0.5) for found in bins],
             "p99_us": [percentile_us(found.latency, 0.99) for found in bins],

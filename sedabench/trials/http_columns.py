@@ -134,7 +134,8 @@ def compare_counts(
     answers = [sum(counts) for counts in zip(timeline["answered"], timeline["rejected"],
                                              strict=True)]  # fmt: skip
     had = _Counts(answers)
-    lost = _Counts(timeline["errors"])
+    unsent = timeline.get("never_sent") or [0] * len(answers)  # an older run's errors have none
+    lost = _Counts([n - never for n, never in zip(timeline["errors"], unsent, strict=True)])
     seen = had.at(last) - had.at(first)
     least = had.at(floor(last)) - had.at(ceil(first))
     most = had.at(ceil(last)) - had.at(floor(first))

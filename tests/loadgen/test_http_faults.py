@@ -123,7 +123,8 @@ def assert_accounted_for(config: HttpConfig, raw: Raw, result: HttpResult) -> No
     assert sum(timeline["offered"]) == len(records)
     ended = (sum(timeline[what]) for what in ("answered", "rejected", "errors"))
     never = records.outcome == NEVER_SENT
-    assert sum(ended) == len(records) - never.sum()
+    assert sum(ended) == len(records)
+    assert sum(timeline["never_sent"]) == never.sum()
     assert np.array_equal(records.sent_ns == 0, never)
     assert np.array_equal(records.done_ns == 0, never)
     assert np.array_equal(records.connection < 0, never)

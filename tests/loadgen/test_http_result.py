@@ -161,7 +161,8 @@ def test_the_timeline_has_everything_in_its_tenth_of_a_second() -> None:
     assert timeline["offered"] == [2, *[1] * 13, 3, 0, 0, 0, 0]
     assert timeline["answered"] == [1] * 15 + [0, 0, 0, 1]
     assert timeline["good"] == [1] * 15 + [0] * 4
-    assert timeline["errors"] == [0] * 14 + [1] + [0] * 4
+    assert timeline["errors"] == [1] + [0] * 13 + [1] + [0] * 4
+    assert timeline["never_sent"] == [1] + [0] * 18
     assert timeline["rejected"] == [0] * 19
     assert timeline["p99_us"] == [1000.0] * 15 + [None] * 3 + [400_000.0]
 
@@ -333,7 +334,8 @@ def test_the_accounts_add_up(run: tuple[HttpConfig, list[Row], list[int]]) -> No
     for what, outcomes in (
         ("answered", {ANSWERED}),
         ("rejected", {REJECTED}),
-        ("errors", {WRONG, TIMEOUT, CONNECTION}),
+        ("errors", {WRONG, TIMEOUT, CONNECTION, NEVER_SENT}),
+        ("never_sent", {NEVER_SENT}),
     ):
         assert sum(timeline[what]) == sum(row[3] in outcomes for row in rows)
     assert all(

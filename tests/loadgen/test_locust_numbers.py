@@ -159,7 +159,8 @@ def test_counts_of_all_workers_are_added_and_each_bin_gets_its_share_of_a_report
     for worker in ("a", "b"):
         for number in range(4):
             until_s = 0.7 + 0.5 * number
-            news = report(ns=500_000_000, scheduled=50, answered=50, done=50)
+            lost = {"timeout": 2, "connection": 3, "never_sent": 5, "wrong": 1}
+            news = report(ns=500_000_000, scheduled=50, answered=30, done=30, rejected=9, **lost)
             record.add(worker, news, until_s)
     said = record.to_json("complete")
     (trial,) = said["trials"]
@@ -169,5 +170,8 @@ def test_counts_of_all_workers_are_added_and_each_bin_gets_its_share_of_a_report
     assert trial["result"]["valid"]
     timeline = said["timeline"]
     assert sum(timeline["offered"]) == pytest.approx(400, abs=0.1)
+    ended = (sum(timeline[name]) for name in ("answered", "rejected", "errors"))
+    assert sum(ended) == pytest.approx(400, abs=0.1)
+    assert sum(timeline["never_sent"]) == pytest.approx(40, abs=0.1)
     assert timeline["offered"][1:4] == pytest.approx([100, 100, 100])
     assert timeline["offered"][0] == pytest.approx(200 * (BIN_S - 0.2))

@@ -255,6 +255,11 @@ def test_replies_to_clients_that_gave_up_are_no_disagreement() -> None:
     assert "had given up" in str(compared(1400, errors=[1] * 20))
 
 
+def test_requests_that_were_never_sent_explain_no_reply() -> None:
+    unsent = compared(1400, errors=[30] * 20, never_sent=[30] * 20)
+    assert str(unsent).endswith("the client had 1100")
+
+
 def test_a_server_that_answers_about_itself_too_late_is_not_judged_by_it() -> None:
     assert compared(370, 3.5, 4.2, errors=[30] * 20) is None
 
