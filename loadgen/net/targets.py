@@ -31,7 +31,30 @@ class Target:
 
     @property
     def is_loopback(self) -> bool:
-        return ipaddress.ip_address(self.address[0].partition("%")[0]).is_loopback
+        """Does it stay on this machine?  So does 0.0.0.0, which connect() takes for 127.0.0.1."""
+        address = _address(self.address[0])
+        return address.is_loopback or address.is_unspecified
+
+
+def is_this_machine(host: str, *, listening: bool = False) -> bool:
+    """Are all addresses of this host or name loopback?  False for a name that has none.
+
+    `listening`: 0.0.0.0 and :: are this machine to who connects to them; who listens on them is
+    reached from everywhere.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    addresses = [_address(str(info[4][0])) for info in found]
+    return all(a.is_loopback or (a.is_unspecified and not listening) for a in addresses)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Without a scope; IPv4 in IPv6, of which `ipaddress` knows nothing, as IPv4."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def split_host_port(text: str) -> tuple[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +80,7 @@ def swarm(
                       --target http://10.0.0.9:8080/ --rate 100000
       sedabench swarm --worker --master-host 10.0.0.1 --allow-remote
     """
+    from loadgen.net.targets import is_this_machine
     from sedabench.experiments.base import draw
     from sedabench.progress import standard_output
     from sedabench.results.folder import new_folder_path
@@ -91,7 +91,9 @@ def swarm(
         raise UserError("give one of --local N, --master and --worker; see sedabench swarm --help")
     admin = ServerWatch(settings["admin"]).host
     for name, address in (("--bind", bind), ("--master-host", master_host), ("--admin", admin)):
-        if not allow_remote and address and not _is_loopback(address):
+        if allow_remote or not address:
+            continue
+        if not is_this_machine(address, listening=name == "--bind"):
             raise UserError(f"{name} {address} is not this machine; give --allow-remote if you may")
     if role == "worker":
         with _as_status():
@@ -131,12 +133,3 @@ def _as_status() -> Iterator[None]:
         yield
     except StoppedBySignal as stop:
         sys.exit(128 + stop.signum)
-
-
-def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from loadgen.net.targets import is_this_machine
 from sedabench.errors import UserError
 from sedabench.live.inside import misdirected
 from sedabench.machine.process import cpu_clock
@@ -34,9 +35,6 @@ PATIENCE_S = 2.0
 
 FIRST_PATIENCE_S = 10.0
 """Of the one before there is load: nothing is lost by waiting."""
-
-LOCAL = ("127.0.0.1", "::1", "localhost")
-
 
 class MisdirectedError(ValueError):
     """The admin port answers only to other names."""
@@ -141,7 +139,7 @@ def _read(host: str, port: int, patience_s: float = PATIENCE_S) -> Moment:
     if "threads" not in stats or "replies" not in stats:
         raise KeyError("no server of ours")
     pid = stats.get("pid")
-    if host not in LOCAL or not _is_server(pid):
+    if not is_this_machine(host) or not _is_server(pid):
         return Moment(at_s, stats)
     cpu_s = time.clock_gettime(cpu_clock(pid))
     rss = rss_bytes({"pid": pid, "admin_port": port})

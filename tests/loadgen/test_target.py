@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadgen.net.limits import ensure_room_for
-from loadgen.net.targets import LoadError, resolve, split_host_port
+from loadgen.net.targets import LoadError, is_this_machine, resolve, split_host_port
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,34 @@ def test_another_machine_needs_allow_remote() -> None:
     assert not resolve("192.0.2.1:80", allow_remote=True).is_loopback
 
 
-def test_all_of_127_is_this_machine() -> None:
-    assert resolve("127.9.9.9:80").is_loopback
+HERE = (
+    "127.0.0.1", "127.9.9.9", "127.1", "localhost", "LOCALHOST", "::1", "0:0:0:0:0:0:0:1",
+    "::ffff:127.0.0.1", "::ffff:7f00:1", "::FFFF:127.255.255.254",
+)  # fmt: skip
+EVERYWHERE = ("0.0.0.0", "::", "::ffff:0.0.0.0")
+ELSEWHERE = ("192.0.2.1", "128.0.0.1", "::ffff:192.0.2.1", "::2", "fe80::1%lo", "2001:db8::7f00:1")
+
+
+@pytest.mark.parametrize("host", [*HERE, *EVERYWHERE])
+def test_every_address_of_this_machine_needs_no_leave(host: str) -> None:
+    assert resolve(f"[{host}]:80").is_loopback
+    assert is_this_machine(host)
+
+
+@pytest.mark.parametrize("host", ELSEWHERE)
+def test_an_address_of_another_machine_needs_leave_however_it_is_written(host: str) -> None:
+    with pytest.raises(LoadError, match="--allow-remote"):
+        resolve(f"[{host}]:80")
+    assert not is_this_machine(host)
+
+
+@pytest.mark.parametrize("host", [*HERE, *EVERYWHERE])
+def test_who_listens_on_every_address_is_reached_from_elsewhere(host: str) -> None:
+    assert is_this_machine(host, listening=True) == (host in HERE)
+
+
+def test_a_name_without_address_is_not_this_machine() -> None:
+    assert not is_this_machine("no-such-host.invalid")
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70, "a..b"])

@@ -447,10 +447,11 @@ def test_a_worker_of_another_version_is_refused_in_one_line(tmp_path: Path) -> N
              "--spike", "3,5"),
             "--spike must be 3 numbers",
         ),
-        (
-            ("--local", "1", "--target", "http://127.0.0.1:9/", "--rate", "1", "--admin",
-             "http://127.0.0.1:9"),
-            "--admin http://127.0.0.1:9: nobody answers there",
+        (("--master", "--bind", "0.0.0.0"), "--allow-remote"),
+        *(
+            (("--local", "1", "--target", "http://127.0.0.1:9/", "--rate", "1", "--admin", admin),
+             f"--admin {admin}: nobody answers there")
+            for admin in ("http://127.0.0.1:9", "http://[::ffff:127.0.0.1]:9")
         ),
     ],
 )  # fmt: skip
