@@ -83,7 +83,7 @@ def http(
     from loadgen.demand.mixes import Template, load_mix, single
     from loadgen.http import samples as keep
     from loadgen.http.many import run
-    from loadgen.http.probe import ask, read_url
+    from loadgen.http.probe import ask, probe, read_url
     from loadgen.http.run import HttpConfig
     from loadgen.net.targets import LoadError
 
@@ -114,7 +114,7 @@ def http(
             target=url.target, host=url.host, mix=chosen,
             spin=spin if spin is not None else (os.cpu_count() or 1) > 1, **settings,
         )  # fmt: skip
-        ask(url, chosen.templates[0], max(PROBE_S, config.timeout_s))
+        probe(url, chosen.templates[0], max(PROBE_S, config.timeout_s))
         result = run(config, processes, print_event if events else None)
     show(result, _rows, as_json=as_json, events=events)
     kept = _keep(samples, hlog, result, chosen)  # after the result, so that it is not lost

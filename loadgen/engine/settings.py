@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loadgen.demand.mixes import Mix, Template, load_mix, single
-from loadgen.http.probe import Url, ask, read_url
+from loadgen.http.probe import Url, ask, probe, read_url
 from loadgen.http.run import HttpConfig
 from loadgen.net.targets import LoadError
 
@@ -37,7 +37,7 @@ class Settings:
             raise LoadError(f"arrivals of a swarm are poisson or constant, not {self.arrivals!r}")
         url = read_url(self.target, allow_remote=self.allow_remote)
         mix = open_mix(url, self.mix)
-        ask(url, mix.templates[0], max(PROBE_S, self.timeout_s))
+        probe(url, mix.templates[0], max(PROBE_S, self.timeout_s))
         return HttpConfig(
             target=url.target, host=url.host, mix=mix, connections=self.connections, rate=1.0,
             timeout_s=self.timeout_s, slo_s=self.slo_s, seed=self.seed, spin=self.spin,

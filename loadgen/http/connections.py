@@ -24,7 +24,7 @@ from typing import Self
 
 from loadgen.http.reply import END, BadReplyError, Reply
 from loadgen.http.run import ANSWERED, CONNECTION, NEVER_SENT, REJECTED, TIMEOUT, WRONG, HttpConfig
-from loadgen.net.connecting import begin, error_kind, open_connections
+from loadgen.net.connecting import begin, ended_before, error_kind, open_connections
 from loadgen.net.limits import ensure_room_for
 from loadgen.net.targets import LoadError
 
@@ -196,16 +196,38 @@ class Connections:
         if error.errno == errno.EAGAIN:
             self.send_later(connection, wire)
         else:
-            self.broke(connection, error)
+            connection.unsent = wire
+            self._judge_what_came(connection, error)
 
     def _send_on(self, connection: Connection) -> None:
         try:
             connection.unsent = connection.unsent[connection.send(connection.unsent) :]
+        except BlockingIOError:
+            return
         except OSError as error:
-            self.broke(connection, error)
+            self._judge_what_came(connection, error)
             return
         if not connection.unsent:
             self.epoll.modify(connection.fd, select.EPOLLIN)
+
+    def _judge_what_came(self, connection: Connection, error: OSError) -> None:
+        """Sending failed; the reply may have come before: 413, say, with the body unread.
+
+        The kernel keeps what has come, and then says that this was all; it does so after a reset
+        too, whose error the send has had.
+        """
+        request = connection.request
+        while connection.state == BUSY and connection.request == request:
+            try:
+                data = connection.recv(LARGE_BYTES)
+            except OSError:
+                data = b""
+            if data:
+                self.piece(connection, data)
+            elif ended_before(error) and connection.reply is not None:
+                self._closed_by_peer(connection)
+            else:
+                self.broke(connection, error)
 
     # Events out of the ordinary
 

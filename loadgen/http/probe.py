@@ -6,18 +6,20 @@ in one line, instead of as a hundred thousand failed requests.
 
 from __future__ import annotations
 
+import select
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from loadgen.demand.mixes import Template
 from loadgen.http.reply import BadReplyError, Reply
-from loadgen.net.connecting import error_kind
+from loadgen.net.connecting import ended_before, error_kind
 from loadgen.net.targets import LoadError, Target, resolve
 
 MOST_BYTES = 16 << 20
-"""Of one reply to the probe."""
+"""Of a reply that is kept: a file that a mix is made of."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,23 @@ def read_url(text: str, *, allow_remote: bool = False) -> Url:
     return Url(resolve(f"{host}:{port}", allow_remote=allow_remote), parts.netloc, path)
 
 
-def ask(url: Url, template: Template, timeout_s: float) -> tuple[int, bytes]:
-    """Send one request on a connection of its own; status and body.
+def probe(url: Url, template: Template, timeout_s: float) -> None:
+    """Send one request as the load will, and accept any reply that the load would.
 
     Raises LoadError when what answers is no HTTP/1.1, or nobody does.
     """
-    target = url.target
+    _exchange(url, template, timeout_s, None)
+
+
+def ask(url: Url, template: Template, timeout_s: float) -> tuple[int, bytes]:
+    """The same for a reply that is wanted, of at most `MOST_BYTES`; its status and body."""
     body: list[bytes] = []
+    return _exchange(url, template, timeout_s, body), b"".join(body)
+
+
+def _exchange(url: Url, template: Template, timeout_s: float, body: list[bytes] | None) -> int:
+    """One request on a connection of its own; the status.  `body`: for its pieces."""
+    target = url.target
     reply = Reply(head_only=template.method == "HEAD", body=body)
     deadline_s = time.monotonic() + timeout_s
     received = 0
@@ -63,19 +75,18 @@ def ask(url: Url, template: Template, timeout_s: float) -> tuple[int, bytes]:
         with socket.socket(target.family, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout_s)
             sock.connect(target.address)
-            sock.sendall(template.wire(url.host, close=True))
-            while not reply.complete:
-                sock.settimeout(max(0.001, deadline_s - time.monotonic()))
-                data = sock.recv(1 << 16)
+            for data in _converse(sock, template.wire(url.host, close=True), deadline_s):
                 received += len(data)
-                if not data:
+                if data:
+                    reply.feed(data)
+                else:
                     reply.end()
-                    break
-                reply.feed(data)
-                if received > MOST_BYTES:
+                if body is not None and received > MOST_BYTES:
                     raise LoadError(
                         f"{target} answers {template.path} with over {MOST_BYTES} bytes"
                     )
+                if reply.complete:
+                    return reply.status
     except TimeoutError:
         what = "did not answer" if not received else "did not finish its answer"
         raise LoadError(
@@ -90,7 +101,35 @@ def ask(url: Url, template: Template, timeout_s: float) -> tuple[int, bytes]:
         ) from None
     except BadReplyError as error:
         raise LoadError(f"{target} does not speak HTTP/1.1: {error}") from None
-    if not reply.complete:
-        when = "at once" if not received else "in the middle of its answer"
-        raise LoadError(f"{target} closes the connection {when}: does it speak HTTP/1.1 there?")
-    return reply.status, b"".join(body)
+    when = "at once" if not received else "in the middle of its answer"
+    raise LoadError(f"{target} closes the connection {when}: does it speak HTTP/1.1 there?")
+
+
+def _converse(sock: socket.socket, wire: bytes, deadline_s: float) -> Iterator[bytes]:
+    """What the peer says while `wire` is sent to it and afterwards; b"" when it has ended.
+
+    It may answer, and close, before it has read everything.  A send that fails is raised when
+    what had come before has been read.
+    """
+    sock.setblocking(False)
+    unsent, failure = memoryview(wire), None
+    while True:
+        poll = select.poll()
+        poll.register(sock, select.POLLIN | (select.POLLOUT if unsent else 0))
+        found = poll.poll(max(0.0, deadline_s - time.monotonic()) * 1e3)
+        if not found:
+            raise TimeoutError
+        if found[0][1] == select.POLLOUT:  # alone: what there is to read comes before an end
+            try:
+                unsent = unsent[sock.send(unsent) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                unsent, failure = unsent[:0], error
+            continue
+        data = sock.recv(1 << 16)
+        if not data and failure is not None and not ended_before(failure):
+            raise failure
+        yield data
+        if not data:
+            return

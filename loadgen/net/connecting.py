@@ -31,6 +31,15 @@ def error_kind(code: int | None) -> str:
     return _KINDS.get(code) or errno.errorcode.get(code, f"errno {code}")
 
 
+def ended_before(error: OSError) -> bool:
+    """Sending failed: had the peer ended its side in order before it reset the connection?
+
+    tcp_reset() says EPIPE then and ECONNRESET otherwise.  It matters to a reply that lasts until
+    the connection ends.
+    """
+    return error.errno == errno.EPIPE
+
+
 def open_connections(
     target: Target,
     count: int,

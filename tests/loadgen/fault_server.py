@@ -277,6 +277,20 @@ def early(peer: Peer, _: int) -> None:
 
 
 @fault
+def turn_away(peer: Peer, _: int) -> None:
+    """503 at once; what has come of the body is never read, so a reset follows the reply."""
+    peer.unread = 0
+    peer.send(reply("503 Busy", headers="Connection: close\r\n"))
+    raise GoneError
+
+
+@fault
+def thrifty(peer: Peer, _: int) -> None:
+    """A long 200 as soon as the head is here, and not a byte of the body is read before it went."""
+    peer.send(reply("200 OK", bytes(LONG_BYTES * 16)))
+
+
+@fault
 def hasty(peer: Peer, _: int) -> None:
     """200 before the body has come, all of which is read afterwards."""
     peer.send(PIECE)
@@ -407,7 +421,7 @@ class Serving:
             return
         entry = [path, peer.port, received_ns, 0]
         self.logs[token].append(entry)
-        if name not in ("early", "deaf", "hasty"):
+        if name not in ("early", "turn_away", "thrifty", "deaf", "hasty"):
             peer.read_body()
         try:
             FAULTS[name](peer, int(argument[0] or 0))

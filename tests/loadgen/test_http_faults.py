@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import select
+import socket
 import threading
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +17,15 @@ import pytest
 
 from loadgen.demand.arrivals import schedule
 from loadgen.demand.mixes import Mix, Template
+from loadgen.engine.connections import SizedConnections
+from loadgen.http.connections import BUSY, Connections
 from loadgen.http.loop import run
+from loadgen.http.probe import Url, probe
 from loadgen.http.result import HttpResult, summarise
 from loadgen.http.run import ANSWERED, NEVER_SENT, OUTCOMES, TIMEOUT, HttpConfig, Raw
 
 from .fault_server import BODY, CHUNKS, GARBAGE, LONG_BYTES, PIECE, FaultServer, fault_server
-from .scripted import DEADLINE_S
+from .scripted import DEADLINE_S, Peer, serving
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +87,10 @@ CASES = [
     Case("beyond", "wrong", "wrong_length"),
     *(Case(f"garbage/{number}", "wrong", "bad_reply") for number in range(GARBAGE)),
     Case("early", "wrong", "status_413", method="POST", body=b"?"),
+    Case("early", "wrong", "status_413", method="POST", body=bytes(8 << 20)),
+    Case("turn_away", "rejected", method="POST", body=bytes(8 << 20)),
     Case("hasty", "answered", method="POST", body=bytes(8 << 20)),
+    Case("thrifty", "answered", method="POST", body=bytes(8 << 20), reply_bytes=LONG_BYTES * 16),
     Case("close_at/0", "connection", "closed"),
     Case("close_at/1", "connection", "closed_early"),
     Case("close_at/60", "connection", "closed_early"),
@@ -162,6 +171,96 @@ def test_every_request_has_the_outcome_of_its_fault(
     sent = int((raw.records.sent_ns > 0).sum())
     # One that has timed out may never have reached the server's interpreter.
     assert received == sent or (case.outcome == "timeout" and received < sent)
+
+
+ACCEPTED = [
+    case
+    for case in CASES
+    if case.outcome in ("answered", "rejected", "wrong") and case.kind != "bad_reply"
+]
+
+
+@pytest.mark.parametrize("case", ACCEPTED, ids=name)
+def test_the_probe_accepts_every_reply_that_the_load_accepts(
+    server: FaultServer, case: Case
+) -> None:
+    template = case.template(server.token())
+    probe(Url(server.target, "test", template.path), template, DEADLINE_S)
+
+
+HEAD_413 = b"HTTP/1.1 413 Too Large\r\n"
+WHOLE = HEAD_413 + b"Content-Length: 2\r\n\r\nno"
+
+
+@pytest.mark.parametrize("sized", [False, True], ids=["load", "swarm"])
+@pytest.mark.parametrize("begun", [False, True], ids=["first-send", "later-send"])
+@pytest.mark.parametrize(
+    ("said", "in_order", "outcome", "kind"),
+    [
+        (WHOLE, False, "wrong", "status_413"),
+        (WHOLE, True, "wrong", "status_413"),
+        (PIECE, False, "answered", ""),
+        (HEAD_413 + b"\r\nno", True, "wrong", "status_413"),
+        (HEAD_413 + b"\r\nno", False, "connection", "reset"),  # is that all of it?
+        (WHOLE[:-1], False, "connection", "reset"),
+        (WHOLE[:-1], True, "connection", "closed_early"),
+        (b"", False, "connection", "reset"),
+        (b"", True, "connection", "reset"),
+    ],
+    ids=[
+        "whole", "whole-ended", "right", "until-close-ended", "until-close", "part", "part-ended",
+        "nothing", "nothing-ended",
+    ],
+)  # fmt: skip
+def test_a_reply_that_came_before_a_send_failed_is_judged(
+    said: bytes, in_order: bool, outcome: str, kind: str, begun: bool, sized: bool
+) -> None:
+    """`in_order`: the server ended its side before it reset the connection."""
+
+    def script(peer: Peer) -> None:
+        assert opened.wait(DEADLINE_S)
+        if begun:
+            peer.sock.recv(1)
+        peer.sock.sendall(said)
+        if in_order:
+            peer.sock.shutdown(socket.SHUT_WR)
+        peer.reset()
+
+    post = Template("post", "POST", "/", 1.0, body=b"?" * 99, reply_bytes=len(BODY))
+    opened = threading.Event()
+    done, found, size = array("q", [0]), bytearray([NEVER_SENT]), array("q", [0])
+    with serving(script) as closing:
+        settings = HttpConfig(closing.target, "test", Mix("post", (post,)), connections=1)
+        made = (
+            SizedConnections(settings, done, found, size)
+            if sized
+            else Connections(settings, done, found)
+        )
+        with made as connections:
+            connections.open_all()
+            opened.set()
+            connection = connections.free.popleft()
+            connection.request, connection.state = 0, BUSY
+            connection.known, wire = connections.heads[0], connections.wires[0]
+            if begun:
+                connections.send_later(connection, wire[connection.send(wire[:9]) :])
+            wait_for_reset(connection.sock)
+            if begun:
+                connections.event(connection, select.EPOLLOUT)
+            else:
+                with pytest.raises(OSError, match=r"Broken pipe|reset") as failed:
+                    connection.send(wire)
+                connections.failed_to_send(connection, wire, failed.value)
+            assert connection in connections.closed  # it is of no use to another request
+    assert OUTCOMES[found[0]] == outcome
+    assert set(connections.kinds) == ({kind} if kind else set())
+    assert done[0] > 0
+
+
+def wait_for_reset(sock: socket.socket) -> None:
+    poll = select.poll()
+    poll.register(sock, 0)  # errors are told without being asked for
+    assert poll.poll(DEADLINE_S * 1e3)
 
 
 def test_faults_of_one_request_do_not_touch_the_others(server: FaultServer) -> None:

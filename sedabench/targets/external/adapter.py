@@ -32,6 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import psutil
@@ -134,7 +135,8 @@ def ask(host: str, port: int, path: str | None) -> int | None:
             return 200
         connection = http.client.HTTPConnection(host, port, timeout=PROBE_S)
         try:
-            connection.request("GET", path, headers={"Connection": "close"})
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before
+                connection.request("GET", path, headers={"Connection": "close"})
             return connection.getresponse().status
         finally:
             connection.close()
