@@ -8,12 +8,10 @@ Errors of percentiles are against the server with known delays
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +25,7 @@ from benchmarks.web import PAGE, nginx, wrk
 from sedabench import scratch
 from sedabench.calibration.measure import FULL, Bench
 from sedabench.machine.facts import choose_cores
+from sedabench.machine.process import finish
 from sedabench.progress import Progress
 
 if TYPE_CHECKING:
@@ -68,10 +67,7 @@ def wrk2(port: int, seconds: float, rate: int) -> float:
         "wrk2", "-t1", f"-c{CONNECTIONS}", f"-d{max(2, round(seconds))}s", f"-R{rate}", "--latency",
         f"http://127.0.0.1:{port}/{PAGE}",
     ]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, CLIENT_CORE),
-    )  # fmt: skip
+    done = finish(command, cores=CLIENT_CORE, capture_output=True, text=True, check=True)
     found = re.search(r"50\.000%\s+([\d.]+)(us|ms|s)", done.stdout)
     assert found is not None, done.stdout
     return float(found[1]) * WRK2_UNITS_US[found[2]]
@@ -87,9 +83,9 @@ def locust(port: int, seconds: float) -> float:
             "--skip-log", "--reset-stats", "--users", str(CONNECTIONS), "--spawn-rate", "1000",
             "--run-time", f"{round(seconds) + 2}s", "--host", f"http://127.0.0.1:{port}",
         ]  # fmt: skip
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds + 60, check=False,
-            preexec_fn=lambda: os.sched_setaffinity(0, CLIENT_CORE),
+        done = finish(
+            command, cores=CLIENT_CORE, capture_output=True, text=True, timeout=seconds + 60,
+            check=False,
         )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"error: locust failed: {done.stderr.strip()[-300:]}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 import urllib.request
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sedabench.machine.process import Child
+from sedabench.machine.process import Child, finish
 
 START_S = 10.0
 CORES = sorted(os.sched_getaffinity(0))
@@ -48,9 +47,8 @@ def served(options: str) -> Iterator[Server]:
 
 def run_client(command: list[str], timeout_s: float) -> dict[str, Any]:
     """Run a client on its own core; return the JSON that it prints."""
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout_s, check=False,
-        preexec_fn=lambda: os.sched_setaffinity(0, CLIENT_CORE),
+    done = finish(
+        command, cores=CLIENT_CORE, capture_output=True, text=True, timeout=timeout_s, check=False
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"error: {command[0]} failed: {(done.stderr or done.stdout).strip()}")

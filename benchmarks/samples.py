@@ -14,6 +14,7 @@ and 0.9 GB, read and summarised in 6.3 s (3.8 to 10.0; 3.9 s of CPU) and 1.3 GB.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import socket
 import statistics
@@ -30,6 +31,7 @@ from loadgen.demand.mixes import single
 from loadgen.http.result import summarise, summarise_records
 from loadgen.http.run import ANSWERED, REJECTED, HttpConfig, Raw, Records
 from loadgen.http.samples import read_parquet, write_hlog, write_parquet
+from loadgen.lifeline import die_with
 from loadgen.net.targets import Target
 from sedabench import scratch
 
@@ -85,7 +87,8 @@ def log(folder: Path) -> Measured:
 
 def alone(work: Callable[[Path], Measured], folder: Path) -> Measured:
     """In a process that nobody has used yet."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(1, die_with, (os.getpid(),)) as pool:
         return pool.apply(work, (folder,))
 
 

@@ -25,6 +25,7 @@ from rich.table import Table
 from benchmarks.processes import CLIENT_CORE, SERVER_CORE, served
 from benchmarks.tables import show
 from sedabench import scratch
+from sedabench.machine.process import Guard, before_exec, finish
 
 if TYPE_CHECKING:
     from benchmarks.__main__ import Effort
@@ -70,13 +71,15 @@ def free_port() -> int:
 def process(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, SERVER_CORE),
+        preexec_fn=before_exec(SERVER_CORE, os.getpid()), start_new_session=True,
     )  # fmt: skip
+    guard = Guard(child.pid, 0.0)
     try:
         yield child
     finally:
         child.terminate()
         child.communicate(timeout=10)
+        guard.release()
 
 
 @contextmanager
@@ -115,10 +118,7 @@ def wrk(port: int, connections: int, seconds: float) -> float:
     """Requests per second; ends the benchmark if any of them failed."""
     url = f"http://127.0.0.1:{port}/{PAGE}"
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", url]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, CLIENT_CORE),
-    )  # fmt: skip
+    done = finish(command, cores=CLIENT_CORE, capture_output=True, text=True, check=True)
     if trouble := re.search(r"(Socket errors|Non-2xx).*", done.stdout):
         raise SystemExit(f"error: {trouble.group()}")
     found = re.search(r"Requests/sec:\s*([\d.]+)", done.stdout)

@@ -28,6 +28,7 @@ from nbclient.exceptions import CellExecutionError
 
 from loadgen.output import command
 from sedabench import scratch
+from sedabench.machine.process import before_exec
 
 FOLDER = Path(__file__).resolve().parent
 TIMEOUT_S = 900
@@ -52,7 +53,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
         resources={"metadata": {"path": str(FOLDER)}},
         extra_arguments=["--log-level=ERROR"],  # or it warns of its port, which is on loopback
     )  # fmt: skip
-    client.execute()
+    client.execute(preexec_fn=before_exec((), os.getpid()))  # the kernel dies with us
     notebook.metadata["sedabench"] = {"executed_sources_sha256": sources_hash(notebook)}
     return notebook
 

@@ -14,10 +14,10 @@ and reports go out, one every `REPORT_NS`:
     {"event": "report", "trials": {"0": {...}}, "cells": "...", "in_flight": 3, ...}
     {"event": "error", "message": "..."}      # and exit status 2
 
-It ends by itself when its standard input does, so it never outlives who
-started it.  An order with a lease holds for so long and no longer: if whoever
-gives orders stands still, others have been given its share.  It shares no
-interpreter, lock or loop with Locust.
+It ends by itself when its standard input does, and is killed when who started
+it dies (`lifeline.py`).  An order with a lease holds for so long and no longer:
+if whoever gives orders stands still, others have been given its share.  It
+shares no interpreter, lock or loop with Locust.
 
 The plan.  `http.py` has its whole schedule and an array element for every
 request before it begins.  Here the schedule is made while it runs, in slices of
@@ -59,6 +59,7 @@ from loadgen.http.connections import BUSY, IDLE, Connection
 from loadgen.http.loop import FOREVER_NS, RECEIVE_BYTES, SENDS_A_TURN, SHORT_TICK_NS, TICK_NS
 from loadgen.http.reply import END
 from loadgen.http.run import NEVER_SENT, OUTCOMES, HttpConfig
+from loadgen.lifeline import die_with
 from loadgen.net.targets import LoadError
 
 SLICE_NS = 10_000_000
@@ -376,8 +377,12 @@ class Engine:
 
 def main() -> int:
     """Run until told to stop."""
+    die_with(os.getppid())  # if that was not who started us any more, the input has ended
     try:
-        settings = Settings(**json.loads(sys.stdin.readline()))
+        line = sys.stdin.readline()
+        if not line:
+            return 1
+        settings = Settings(**json.loads(line))
         engine = Engine(settings, settings.config(), sys.stdin.fileno(), sys.stdout)
         for number in INTERRUPTIONS:
             signal.signal(number, engine.ask_to_stop)

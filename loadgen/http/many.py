@@ -1,7 +1,8 @@
 """One schedule, split over several processes, and put together again.
 
 Each process takes every P-th request and its share of the connections, on a
-core of its own where there are as many.  All begin at one instant.
+core of its own where there are as many.  All begin at one instant, and none
+outlives the process that started them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from loadgen.http import loop as http
 from loadgen.http.loop import OnEvent
 from loadgen.http.result import HttpResult, summarise
 from loadgen.http.run import HttpConfig, Raw
+from loadgen.lifeline import die_with
 from loadgen.net.targets import LoadError
 
 PREPARE_NS = 2_000_000_000
@@ -41,7 +43,10 @@ def run(config: HttpConfig, processes: int = 1, on_event: OnEvent | None = None)
     start_ns = time.monotonic_ns() + prepare_ns
     spawn = multiprocessing.get_context("spawn")
     others = multiprocessing.active_children()
-    with ProcessPoolExecutor(processes, mp_context=spawn) as pool, _ended_on_error(others):
+    with (
+        ProcessPoolExecutor(processes, spawn, die_with, (os.getpid(),)) as pool,
+        _ended_on_error(others),
+    ):
         parts = [
             pool.submit(
                 _part, _share(config, number, processes), (number, processes), start_ns,

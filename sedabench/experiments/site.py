@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from sedabench.errors import UserError
 from sedabench.experiments.base import Bench
-from sedabench.machine.process import Child, ChildError
+from sedabench.machine.process import Child, ChildError, finish
 from sedabench.trials import http_columns
 from sedabench.trials.trial import READY_S, Workload, after
 
@@ -128,9 +128,7 @@ def make_docroot() -> Path:
     ]  # fmt: skip
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=MAKING_S, check=False
-        )
+        done = finish(command, capture_output=True, text=True, timeout=MAKING_S, check=False)
         problem = done.stderr.strip().rpartition("\n")[2] if done.returncode else None
     except (OSError, subprocess.SubprocessError) as error:
         problem = str(error)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 import time
 import urllib.error
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 
 from loadgen.output import lost
 from sedabench.errors import UserError
+from sedabench.machine.process import finish
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -36,7 +36,7 @@ def describe(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: the server's own complaint; or the architecture has no stages.
     """
-    done = subprocess.run(
+    done = finish(
         [sys.executable, "-m", "servers", *arguments, "--describe"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
@@ -79,7 +79,7 @@ def _graphviz(text: str, out: Path) -> None:
             "without it, --out may end in .dot or .mmd"
         )
     with out.open("wb") as file:
-        subprocess.run(["dot", f"-T{out.suffix[1:]}"], input=text.encode(), stdout=file, check=True)
+        finish(["dot", f"-T{out.suffix[1:]}"], input=text.encode(), stdout=file, check=True)
 
 
 # -- top ----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sedabench.errors import UserError, one_line
+from sedabench.machine.process import finish
 
 PACKAGES = (
     "sedabench", "click", "httptools", "locust", "matplotlib", "numpy", "pandas", "psutil",
@@ -224,10 +225,11 @@ def git_state() -> dict[str, Any] | None:
         return None
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
+        done = finish(
             ("git", "-C", str(root), *arguments),
             capture_output=True, text=True, check=True, timeout=10,
-        ).stdout.strip()  # fmt: skip
+        )  # fmt: skip
+        return str(done.stdout).strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
@@ -296,7 +298,7 @@ def probe_interpreter(path: str) -> Interpreter:
         UserError: it is no Python interpreter, is too old, or does not answer.
     """
     try:
-        done = subprocess.run(
+        done = finish(
             [path, "-c", _PROBE], capture_output=True, text=True, timeout=30, check=False,
             env={**os.environ, "PYTHONSAFEPATH": "1"},  # as -P, which an old one does not know
         )  # fmt: skip

@@ -3,9 +3,10 @@
 The rules of this file:
 
 - No orphans.  A child is killed by the kernel when the driver dies, whatever
-  kills the driver (`PR_SET_PDEATHSIG`), and by `Child.stop` in every other
-  case.  A child leads a session of its own, so a Ctrl-C in the terminal
-  reaches the driver only, which then decides in which order things end.
+  kills the driver (`PR_SET_PDEATHSIG`), what it started itself by a `Guard`,
+  and both by `Child.stop` in every other case.  A child leads a session of its
+  own, so a Ctrl-C in the terminal reaches the driver only, which then decides
+  in which order things end.
 - No wait without a deadline.
 - No thread in the driver: a driver that sleeps in `poll` costs the
   measurement nothing.  Hence a pipe read by hand instead of `communicate`.
@@ -13,7 +14,6 @@ The rules of this file:
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
@@ -27,10 +27,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
+from loadgen.lifeline import die_with
 from sedabench.errors import one_line
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 _INTERRUPTIONS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -48,14 +46,19 @@ def before_exec(cores: Collection[int], parent: int) -> Callable[[], None]:
     """What the child does between fork and exec: die with its parent, stay on its cores."""
 
     def prepare() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # the parent died before prctl: nobody would tell us
-            os._exit(1)
+        die_with(parent)
         if cores:
             os.sched_setaffinity(0, cores)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
 
     return prepare
+
+
+def finish(
+    command: Sequence[str], *, cores: Collection[int] = (), **how: Any
+) -> subprocess.CompletedProcess[Any]:
+    """`subprocess.run` of something short: it dies with us, too, if we are killed meanwhile."""
+    return subprocess.run(command, preexec_fn=before_exec(cores, os.getpid()), **how)
 
 
 @contextmanager
@@ -80,6 +83,31 @@ def cpu_clock(pid: int) -> int:
     return (~pid << 3) | 2
 
 
+class Guard:
+    """A shell that waits for us to die, and then kills a process group.
+
+    The kernel's signal reaches a child, but nobody whom that has started: a
+    server's worker processes, say.  A shell starts in a millisecond, and this
+    one sleeps in `read`, which fails when nobody holds the pipe any more.
+    """
+
+    _SCRIPT = 'read -r _ || { sleep "$2"; kill -s KILL -- "-$1"; }'
+
+    def __init__(self, group: int, grace_s: float) -> None:
+        self._shell = subprocess.Popen(
+            ["/bin/sh", "-c", self._SCRIPT, "guard", str(group), f"{grace_s:g}"],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def release(self) -> None:
+        """The group is gone."""
+        try:
+            self._shell.communicate(b"\n")
+        except BrokenPipeError:  # somebody has killed the guard
+            self._shell.wait()
+
+
 class Child:
     """A process that speaks JSON lines on its standard output.
 
@@ -88,6 +116,9 @@ class Child:
 
     Use it as a context manager: the process is gone after the block.
     """
+
+    alone_s = 0.0
+    """How long what it started may take to end when the driver has died."""
 
     def __init__(
         self,
@@ -100,6 +131,7 @@ class Child:
         self.name = name
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
         process: subprocess.Popen[bytes] | None = None
+        guard: Guard | None = None
         try:
             with uninterrupted():
                 process = subprocess.Popen(
@@ -111,16 +143,18 @@ class Child:
                     start_new_session=True,
                     preexec_fn=before_exec(cores, os.getpid()),
                 )
-        except (OSError, subprocess.SubprocessError) as error:
-            self._stderr.close()
-            raise ChildError(f"{name} cannot be started: {error}") from None
-        except KeyboardInterrupt:  # it came while the child was started
-            if process is not None:
+                guard = Guard(process.pid, self.alone_s)
+        except (OSError, subprocess.SubprocessError, KeyboardInterrupt) as error:
+            if process is not None:  # an interruption came meanwhile, or there is no guard
                 process.kill()
-                process.wait()
+                process.communicate()
+            if guard is not None:
+                guard.release()
             self._stderr.close()
-            raise
-        self._process = process
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise ChildError(f"{name} cannot be started: {error}") from None
+        self._process, self._guard = process, guard
         assert self._process.stdout is not None
         self._stdout = self._process.stdout
         os.set_blocking(self._stdout.fileno(), False)
@@ -201,6 +235,7 @@ class Child:
             except (ProcessLookupError, PermissionError):
                 pass
             self._process.wait()
+            self._guard.release()
             self._stdout.close()
             self._stderr.close()
         return self._process.returncode

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sedabench.errors import UserError, one_line, unknown
 from sedabench.machine.facts import nearby
+from sedabench.machine.process import finish
 from sedabench.targets.servers import architectures
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class ExternalSpec:
             return None
         program, *rest = (self._early(word, python) for word in self.version_command)
         try:
-            done = subprocess.run(
+            done = finish(
                 [find_program(program) or program, *rest],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 timeout=10, check=False,

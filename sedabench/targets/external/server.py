@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sedabench import scratch
 from sedabench.errors import UserError, one_line
 from sedabench.machine.process import STOP_S, Child, ChildError
-from sedabench.targets.external.adapter import MARK
+from sedabench.targets.external.adapter import GRACE_S, MARK
 from sedabench.targets.external.definition import find_program, substitute, user_name
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class ExternalServer(Child):
     own servers have, with "admin_port" None.  After the block its whole tree and
     its directory are gone.
     """
+
+    alone_s = GRACE_S + 1
 
     def __init__(
         self,
