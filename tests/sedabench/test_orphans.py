@@ -157,7 +157,6 @@ def server() -> Iterator[FaultServer]:
         (load, [SPAWNED, SPAWNED, "resource_tracker"]),
         (figure1, ["servers eventloop", "loadgen burst"]),
         (calibrate, ["servers eventloop", "loadgen burst"]),
-        (swarm, ["--master", "--worker", "--worker", "engine_process", "engine_process"]),
         (benchmark, ["servers eventloop"]),
         (benchmark_client, ["sleep"]),
         (a_test, ["sleep"]),
@@ -177,7 +176,7 @@ def test_nobody_outlives_a_parent_that_is_killed(
         killed_leaves_nobody(parent, wanted)
 
 
-def test_an_engine_does_not_outlive_its_locust_worker(server: FaultServer, tmp_path: Path) -> None:
+def test_nobody_outlives_a_swarm_or_a_worker_of_it(server: FaultServer, tmp_path: Path) -> None:
     with started(swarm(server.port, tmp_path), tmp_path) as parent:
         workers: list[psutil.Process] = []
 
@@ -187,6 +186,7 @@ def test_an_engine_does_not_outlive_its_locust_worker(server: FaultServer, tmp_p
 
         wait_for(ready, lambda: command_lines(workers))
         killed_leaves_nobody(workers[0], ["engine_process"])
+        killed_leaves_nobody(parent, ["--master", "--worker", "engine_process"])
 
 
 def test_nobody_outlives_a_swarm_worker_that_is_killed(server: FaultServer, tmp_path: Path) -> None:
@@ -221,4 +221,4 @@ def test_an_orderly_end_leaves_nobody_either(tmp_path: Path) -> None:
     with Child("it", ["sh", "-c", "sleep 600 & sleep 600"]):
         family = set(psutil.Process().children(recursive=True)) - before
         assert family
-    assert not [process for process in family if alive(process)]
+    wait_for(lambda: not any(map(alive, family)), lambda: family)
