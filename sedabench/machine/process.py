@@ -91,21 +91,25 @@ class Guard:
     one sleeps in `read`, which fails when nobody holds the pipe any more.
     """
 
-    _SCRIPT = 'read -r _ || { sleep "$2"; kill -s KILL -- "-$1"; }'
+    # In the background, so that it is nobody's child: ours are the two of a trial.
+    _SCRIPT = 'exec 3<&0; { read -r _ <&3 || { sleep "$2"; kill -s KILL -- "-$1"; }; } &'
 
     def __init__(self, group: int, grace_s: float) -> None:
-        self._shell = subprocess.Popen(
+        with subprocess.Popen(
             ["/bin/sh", "-c", self._SCRIPT, "guard", str(group), f"{grace_s:g}"],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
+        ) as shell:  # fmt: skip
+            assert shell.stdin is not None
+            self._pipe = os.dup(shell.stdin.fileno())
 
     def release(self) -> None:
         """The group is gone."""
         try:
-            self._shell.communicate(b"\n")
+            os.write(self._pipe, b"\n")
         except BrokenPipeError:  # somebody has killed the guard
-            self._shell.wait()
+            pass
+        os.close(self._pipe)
 
 
 class Child:
