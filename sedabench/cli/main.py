@@ -21,14 +21,14 @@ from typing import Any, NoReturn
 import click
 
 from loadgen import output
-from loadgen.interruption import INTERRUPTIONS, guarded
+from loadgen.interruption import INTERRUPTIONS, guarded, number_of
 from sedabench.cli import completion
 from sedabench.cli.calibrate import calibrate
 from sedabench.cli.compare import compare
 from sedabench.cli.report import report
 from sedabench.cli.run import run
 from sedabench.cli.swarm import swarm
-from sedabench.errors import StoppedBySignal, UserError, one_line
+from sedabench.errors import UserError, one_line
 
 WORKLOADS = {
     "burst": "closed loop: bursts of 1000 packets of 8 KB, one 32-byte ACK each",
@@ -294,10 +294,11 @@ def _main(arguments: Sequence[str] | None) -> int:
         return _fail(_with_hint(error))
     except UserError as error:
         return _fail(str(error))
-    except click.Abort:
-        return 128 + signal.SIGINT
+    except click.Abort as abort:  # what click makes of an interruption
+        stop = abort.__cause__
+        return 128 + (number_of(stop) if isinstance(stop, KeyboardInterrupt) else signal.SIGINT)
     except KeyboardInterrupt as stop:
-        return 128 + (stop.signum if isinstance(stop, StoppedBySignal) else signal.SIGINT)
+        return 128 + number_of(stop)
     except OSError as error:  # a full disk, a folder taken away
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}; what was finished before is kept")

@@ -80,7 +80,8 @@ def rows(path: Path) -> list[str]:
 def in_trial_after(process: subprocess.Popen[str], path: Path, finished: int) -> bool:
     """The driver has `finished` rows and both processes of the next trial."""
     assert process.poll() is None, process.communicate()
-    return len(rows(path)) >= finished and len(children(process.pid)) == 2
+    begun = (path / "trials.csv").exists()  # before that, servers are tried
+    return begun and len(rows(path)) >= finished and len(children(process.pid)) == 2
 
 
 def test_a_run_ends_with_its_folder_and_holds_everything(tmp_path: Path) -> None:
@@ -183,6 +184,18 @@ def test_sigterm_stops_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     assert "--resume out" in output
     assert not any(map(alive, family))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_before_the_first_trial_is_the_exit_status(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with driver(*TINY, "--out", "out", cwd=tmp_path) as process:
+        wait_for(lambda: children(process.pid))  # a server is tried
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, errors.strip()) == (128 + number, "")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("begun", [True, False])
