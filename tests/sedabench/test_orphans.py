@@ -185,8 +185,8 @@ def test_nobody_outlives_a_swarm_or_a_worker_of_it(server: FaultServer, tmp_path
             return len(workers) == 2
 
         wait_for(ready, lambda: command_lines(workers))
-        killed_leaves_nobody(workers[0], ["engine_process"])
-        killed_leaves_nobody(parent, ["--master", "--worker", "engine_process"])
+        killed_leaves_nobody(workers[0], ["engine.process"])
+        killed_leaves_nobody(parent, ["--master", "--worker", "engine.process"])
 
 
 def test_nobody_outlives_a_swarm_worker_that_is_killed(server: FaultServer, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_nobody_outlives_a_swarm_worker_that_is_killed(server: FaultServer, tmp_
     master = [word for word in master if word not in ("--local", "2")]
     worker = [*SEDABENCH, "swarm", "--worker", "--port", port, "--wait", "60"]
     with started(master, tmp_path), started(worker, tmp_path) as parent:
-        killed_leaves_nobody(parent, ["locust", "engine_process"])
+        killed_leaves_nobody(parent, ["locust", "engine.process"])
 
 
 DRIVER = """
