@@ -41,17 +41,19 @@ def run(
     own, and returns when the last trial is finished.
 
     Args:
-        experiment: "figure1", "overload" or "peers".
+        experiment: "figure1", "overload" or "peers"; one of your own as
+            "path/to/file.py:ClassName".
         quick: begin with the settings of --quick instead of the full ones.
         servers: what is compared, each as behind --server: "seda --batch 32",
             "mine=threaded --writers 16".  None: those of the experiment.
         definitions: TOML files with servers that are not ours (docs/external-servers.md).
         out: the run folder, new or empty.  None: ./results/EXPERIMENT/<UTC time>.
         progress: print a bar on a terminal, a line a trial elsewhere.
-        settings: any other field of the experiment's settings: `Figure1`, `Overload`,
-            `Peers` in `sedabench.experiments`.  Names end in their units: `duration_s`,
-            `warmup_s`, `timeout_s` in seconds, `slo_ms` in milliseconds; `loads` are
-            multiples of the measured capacity; `packet_bytes` are bytes.
+        settings: any other field of the experiment's `Settings`: docs/suites.md has them,
+            and `sedabench run EXPERIMENT --help`, where they are options.  Names end in
+            their units: `duration_s`, `warmup_s`, `timeout_s` in seconds, `slo_ms` in
+            milliseconds; `loads` are multiples of the measured capacity;
+            `packet_bytes` are bytes.
 
     Raises:
         UserError: an unknown setting (the nearest known one is named), a value that
@@ -68,17 +70,19 @@ def run(
         >>> valid.groupby(["server", "load"])["goodput_rps"].median()
         >>> sedabench.plots.goodput(run)
     """
-    from sedabench.experiments.settings import configure, in_keys, runnable
+    from sedabench.experiments import carry_out
+    from sedabench.experiments.configure import configure
+    from sedabench.experiments.registry import runnable
     from sedabench.results.folder import new_folder_path
 
     _only_main_thread()
-    with in_keys():
-        config = configure(
-            experiment, settings, quick=quick, servers=servers, definitions=definitions,
-            also_known=KEYWORDS,
-        )  # fmt: skip
-        folder = new_folder_path(Path("results"), experiment) if out is None else Path(out)
-        return _finished(*runnable(experiment).run(config, folder, _progress(progress)))
+    asked = runnable(experiment)
+    config = configure(
+        asked, settings, quick=quick, servers=servers, definitions=definitions,
+        also_known=KEYWORDS,
+    )  # fmt: skip
+    folder = new_folder_path(Path("results"), asked.name) if out is None else Path(out)
+    return _finished(*carry_out.run(asked, config, folder, _progress(progress)))
 
 
 def resume(path: str | os.PathLike[str], *, progress: bool = False) -> Run:
@@ -91,21 +95,23 @@ def resume(path: str | os.PathLike[str], *, progress: bool = False) -> Run:
         UserError: it is not a run of `sedabench.run`, or another process is writing it.
         KeyboardInterrupt: interrupted again.
     """
-    from sedabench.experiments.settings import in_keys, runnable
-    from sedabench.results.folder import read_folder
+    from sedabench.experiments import carry_out
+    from sedabench.experiments.registry import of_folder
 
     _only_main_thread()
     folder = Path(path)
-    module = runnable(read_folder(folder)[0]["experiment"])
-    with in_keys():
-        return _finished(*module.resume(folder, _progress(progress)))
+    return _finished(*carry_out.resume(of_folder(folder), folder, _progress(progress)))
 
 
 def findings(run: Run) -> list[str]:
     """What was found, in the sentences that the command prints, computed from the trials."""
-    from sedabench.report.content import sentences
+    from sedabench.experiments.registry import of_run, shown_by
 
-    return list(sentences(run)) if len(run.trials) else []
+    if not len(run.trials):
+        return []
+    experiment = of_run(run)
+    with shown_by(experiment, run, "its sentences cannot be made"):
+        return experiment.sentences(run)
 
 
 def _finished(run: Run, outcome: Outcome) -> Run:

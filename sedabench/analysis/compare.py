@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -61,14 +61,33 @@ class Question:
     phase: str | None = None
     """Only trials of this phase are compared."""
 
+    @classmethod
+    def recorded(cls, said: Mapping[str, Any]) -> Self:
+        """As a manifest has it.  Raises KeyError or TypeError if it is something else."""
+        lists = {name: tuple(map(str, said[name])) for name in ("levels", "metrics")}
+        if not all(lists.values()):
+            raise TypeError("no level or no metric")
+        return cls(**{**said, **lists})
 
-QUESTIONS: Mapping[str, Question] = {
-    "figure1": Question(("connections",), ("bandwidth_bps",)),
-    "overload": Question(
-        ("load",), ("goodput_rps", "latency_p99_us"), "workload", "offered_rps", "sweep"
-    ),
-    "swarm": Question(("load",), ("goodput_rps", "latency_p99_us"), "workload", "offered_rps"),
-}
+
+METRICS = ("goodput_rps", "throughput_rps", "bandwidth_bps", "latency_p99_us", "ack_p99_us")
+"""What is compared of an experiment that does not say, where a run has it."""
+
+
+def question_of_columns(run: Run, level: str) -> Question:
+    """What can be compared of any run.
+
+    Raises:
+        UserError: it has no such column, or none of `METRICS`.
+    """
+    metrics = tuple(name for name in METRICS if name in run.manifest["columns"])
+    if level not in run.manifest["columns"] or not metrics:
+        raise UserError(
+            f"{run.path} is a run of {run.manifest['experiment']}, of which it is not known what "
+            "is compared; name a column with --metric"
+        )
+    return Question((level,), metrics)
+
 
 OFFERED_APART = 0.05
 """From this share on the offered load of a level differs, and is warned of."""
@@ -159,8 +178,8 @@ def better(metric: str) -> int:
     return -1 if metric.endswith(LOWER_IS_BETTER) else 0
 
 
-def compare(a: Run, b: Run, metrics: tuple[str, ...] = ()) -> Comparison:
-    """Compare two runs of one experiment, by `metrics` or by the experiment's own.
+def compare(a: Run, b: Run, question: Question, metrics: tuple[str, ...] = ()) -> Comparison:
+    """Compare two runs of one experiment, by `metrics` or by those of its question.
 
     Raises:
         UserError: the experiments differ, a metric is not a number that both
@@ -172,9 +191,6 @@ def compare(a: Run, b: Run, metrics: tuple[str, ...] = ()) -> Comparison:
             f"{a.path} is a run of {experiment} and {b.path} of {b.manifest['experiment']}; "
             "compare two runs of one experiment"
         )
-    if experiment not in QUESTIONS:
-        raise unknown("experiment to compare", experiment, QUESTIONS)
-    question = QUESTIONS[experiment]
     if question.same is not None:
         of_a, of_b = (run.manifest["parameters"].get(question.same) for run in (a, b))
         if of_a != of_b:

@@ -1,7 +1,7 @@
 """Many cells of two runs at once: in which does B differ from A?  A permutation test.
 
 The question.  Each run measured every cell once in each of its repeats (blocks
-of trials, `runner.blocked_order`).  If nothing differs between A and B, it is
+of trials, `experiments.plan.blocked_order`).  If nothing differs between A and B, it is
 chance alone which repeats came to be A's.  So: take the repeats of both runs,
 n_a + n_b of them, deal them out anew, whole repeats with all their cells, and
 compute for every cell how far the two sides are apart beside their noise

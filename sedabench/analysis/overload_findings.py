@@ -1,4 +1,4 @@
-"""What a run of `overload` says, in a table and in sentences; `overload_analysis` computes it.
+"""What a run of `overload` says, in a table and in sentences; `overload.py` computes it.
 
 Nothing here is assumed: the paper's claim is seen, seen in part, contradicted
 or undecided as the intervals have it, and two servers differ when their

@@ -36,7 +36,7 @@ from sedabench.machine import facts as machine
 from sedabench.machine.process import Child, ChildError
 from sedabench.progress import Progress
 from sedabench.results.folder import utc_now
-from sedabench.targets.external import available, load_external
+from sedabench.targets.external import available, load_external, start_external
 from sedabench.trials.trial import after
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ class Bench:
             folder.chmod(0o755)
             for page in ("docroot.json", "healthz"):  # it is ready when it has the first
                 (folder / page).write_text("{}\n")
-            with self._nginx.start(folder, self.cores.server, connections=1000) as server:
+            with start_external(self._nginx, folder, self.cores.server, connections=1000) as server:
                 at = server.next_message(after(START_S), "start")
                 yield f"http://{at['host']}:{at['port']}/healthz"
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loadgen.output import visible
+from sedabench.cli.notes import say_note
 from sedabench.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ SHOWN = {"bit/s": (1e9, "Gbit/s"), "us": (1e3, "ms"), "B": (1e6, "MB")}
 @click.command(short_help="Compare two runs: sedabench compare RUN_A RUN_B.")
 @click.argument("run_a", metavar="RUN_A", type=click.Path(path_type=Path))
 @click.argument("run_b", metavar="RUN_B", type=click.Path(path_type=Path))
-@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="A column of trials.csv that holds numbers; repeat it.  [default: figure1: bandwidth_bps; overload and swarm: goodput_rps and latency_p99_us]")  # fmt: skip  # noqa: E501
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="A column of trials.csv that holds numbers; repeat it.  [default: what the experiment is about: bandwidth_bps of figure1]")  # fmt: skip  # noqa: E501
 @click.option("--fail-if-slower", "percent", type=click.FloatRange(min=0), metavar="PERCENT", help="Exit with status 1 when a cell of B is slower than that of A by more than PERCENT, its whole interval included, or has too few valid trials in B to tell, or none.")  # fmt: skip  # noqa: E501
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one line of JSON.")
 def compare(
@@ -57,12 +58,16 @@ def compare(
       sedabench compare before after --fail-if-slower 5 && echo no slower
     """
     from sedabench.analysis.compare import compare as compare_runs
+    from sedabench.experiments.registry import of_run
     from sedabench.progress import standard_output
     from sedabench.results.folder import load_run
 
     if percent is not None and not math.isfinite(percent):
         raise UserError(f"--fail-if-slower {percent:g} is no limit; give a number, as in 5")
-    found = compare_runs(load_run(run_a), load_run(run_b), metrics)
+    a, b = load_run(run_a), load_run(run_b)
+    experiment = of_run(a)
+    say_note(experiment.note)
+    found = compare_runs(a, b, experiment.question_of(a), metrics)
     lost = [] if percent is None else found.lost()
     slower = [] if percent is None else _slower_than(found, percent, lost)
     if as_json:

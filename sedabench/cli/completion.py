@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 def servers(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """For --server: ours, those that come with the project where they can be compared, a file."""
     from sedabench.targets.external import load_external
-    from sedabench.targets.servers import architectures
+    from sedabench.targets.ours import architectures
 
     with_others = any(param.name == "definitions" for param in ctx.command.params)
     return _names([*architectures(), *(load_external() if with_others else ())], incomplete)
@@ -23,7 +23,7 @@ def servers(ctx: click.Context, _param: click.Parameter, incomplete: str) -> lis
 
 def serving(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """For `serve` and `graph`: an architecture, then --service and its name."""
-    from sedabench.targets.servers import architectures, services
+    from sedabench.targets.ours import architectures, services
 
     before = ctx.params.get("arguments") or ()
     if not before:

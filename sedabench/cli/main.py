@@ -9,7 +9,6 @@ Heavy imports happen inside the verb that needs them.
 
 from __future__ import annotations
 
-import difflib
 import os
 import signal
 import sys
@@ -28,7 +27,7 @@ from sedabench.cli.compare import compare
 from sedabench.cli.report import report
 from sedabench.cli.run import run
 from sedabench.cli.swarm import swarm
-from sedabench.errors import UserError, one_line
+from sedabench.errors import SettingError, UserError, nearest, one_line
 
 WORKLOADS = {
     "burst": "closed loop: bursts of 1000 packets of 8 KB, one 32-byte ACK each",
@@ -45,9 +44,7 @@ class _Verbs(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            known = self.list_commands(ctx)
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            hint = nearest(name, self.list_commands(ctx))
             raise click.UsageError(f"unknown command {name!r}; {hint}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -110,10 +107,10 @@ def list_() -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from sedabench.experiments import EXPERIMENTS, find
-    from sedabench.experiments.suite import known_suites
+    from sedabench.experiments.registry import EXPERIMENTS, find
     from sedabench.progress import standard_output
-    from sedabench.targets.servers import architectures, services
+    from sedabench.suites.file import known_suites
+    from sedabench.targets.ours import architectures, services
 
     table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for heading in ("kind", "name", "what it is"):
@@ -122,7 +119,7 @@ def list_() -> None:
         "architecture": {name: _summary(where) for name, where in architectures().items()},
         "service": {name: _summary(where) for name, where in services().items()},
         "workload": WORKLOADS,
-        "experiment": {name: find(name).SUMMARY for name in EXPERIMENTS},
+        "experiment": {name: find(name).summary for name in EXPERIMENTS},
         "suite": known_suites(),
     }
     for kind, entries in kinds.items():
@@ -229,21 +226,18 @@ def plot(folder: Path) -> None:
     Example:
       sedabench plot results/figure1/2026-01-31T12-00-00Z
     """
-    from sedabench.experiments import find
+    from sedabench.cli.notes import say_note
+    from sedabench.experiments.registry import of_run, shown_by
     from sedabench.progress import standard_output
     from sedabench.results.folder import load_run
 
     loaded = load_run(folder)
-    try:
-        experiment = find(loaded.manifest["experiment"])
+    experiment = of_run(loaded)
+    say_note(experiment.note)
+    with shown_by(experiment, loaded, "it cannot be drawn"):
         drawn = experiment.draw(loaded)
         if drawn:
             experiment.show(loaded, standard_output())
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        # A manifest that lacks what a figure says, or says it in another type.
-        raise UserError(
-            f"{folder} is damaged: {one_line(repr(error))} in manifest.json; restore it"
-        ) from None
     if not drawn:
         raise UserError(
             f"{folder} has no trial to draw yet; finish it with --resume {quote(str(folder))}"
@@ -292,6 +286,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         return 2
     except click.ClickException as error:
         return _fail(_with_hint(error))
+    except SettingError as error:  # of a command that is not made of settings
+        return _fail(f"--{error.key.replace('_', '-')} {error.text}")
     except UserError as error:
         return _fail(str(error))
     except click.Abort as abort:  # what click makes of an interruption

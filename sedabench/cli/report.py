@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from loadgen.output import tell
+from sedabench.cli.notes import say_note
 
 
 @click.command(short_help="Make one HTML page of runs: sedabench report RUN_DIR.")
@@ -27,4 +28,4 @@ def report(folders: tuple[Path, ...], out: Path | None) -> None:
     """
     from sedabench.report import write
 
-    tell(str(write(folders, out)))
+    tell(str(write(folders, out, say_note)))

@@ -1,6 +1,7 @@
-"""`sedabench run EXPERIMENT|SUITE.toml`: options to settings.
+"""`sedabench run EXPERIMENT|SUITE.toml`: what is named becomes a command.
 
-HTTP experiments are in `cli_run_http`, suites in `cli_suite`.
+An experiment's command is made of its settings (`cli.options`) when it is
+asked for; suites are in `cli.suite`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,25 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from sedabench.cli import completion
-from sedabench.cli.run_http import overload, peers
-from sedabench.cli.run_shared import carry_out, finish, levels, settings_options
+from sedabench.cli.run_shared import carry_out, finish
 from sedabench.cli.suite import names_suite, suite, take_up
 from sedabench.errors import UserError, unknown
 
 
 class _Experiments(click.Group):
-    """A group whose unknown names are unknown experiments, and whose file names are suites."""
+    """A group whose names are experiments, ours or in a file, and suites."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from sedabench.experiments.registry import runnable_names
+
+        return runnable_names()
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        from sedabench.experiments.registry import is_own, runnable_names
+
+        if is_own(name) or name in runnable_names():
+            return _Command(name)
+        return None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -33,19 +44,51 @@ class _Experiments(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_usage(ctx.command_path, "EXPERIMENT|SUITE.toml [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "EXPERIMENT|FILE.py:CLASS|SUITE.toml [OPTIONS]")
         formatter.write_usage(ctx.command_path, "--resume DIR", prefix="       ")
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        from sedabench.experiments.suite import known_suites
+        from sedabench.suites.file import known_suites
 
         files = [CompletionItem(path) for path in known_suites() if path.startswith(incomplete)]
         return super().shell_complete(ctx, incomplete) + files
 
 
-def _unknown(name: str, experiments: list[str]) -> UserError:
-    from sedabench.experiments.suite import known_suites
+class _Command(click.Command):
+    """What runs one experiment; errors in its options are told in their names."""
 
+    def __init__(self, name: str) -> None:
+        from sedabench.cli.options import in_options, options
+        from sedabench.experiments.registry import runnable
+
+        self.experiment = runnable(name)
+        self._in_options = in_options
+        super().__init__(
+            name, params=options(self.experiment), callback=self._run, help=self._help(),
+            short_help=self.experiment.summary,
+        )  # fmt: skip
+
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        with self._in_options(self.experiment.Settings):
+            return super().make_context(*arguments, **more)
+
+    def _run(self, **given: Any) -> None:
+        with self._in_options(self.experiment.Settings):
+            carry_out(click.get_current_context(), self.experiment, **given)
+
+    def _help(self) -> str:
+        if self.experiment.help:
+            return self.experiment.help
+        text = (type(self.experiment).__doc__ or self.experiment.summary).strip()
+        return f"{text}\n\n\b\nExample:\n  sedabench run {self.experiment.where} --quick"
+
+
+def _unknown(name: str, experiments: list[str]) -> UserError:
+    from sedabench.experiments.registry import EXPERIMENTS, runnable
+    from sedabench.suites.file import known_suites
+
+    if name in EXPERIMENTS:
+        runnable(name)  # says which command of its own it has
     for path in (*known_suites(), *map(str, Path().glob("*.toml"))):
         if Path(path).stem == name:
             return UserError(
@@ -65,14 +108,16 @@ def _unknown(name: str, experiments: list[str]) -> UserError:
 def run(ctx: click.Context, resumed: Path | None) -> None:
     """Run an experiment: a sweep of trials, kept in a folder, drawn as a figure.
 
-    Or a suite: the experiments of a TOML file, one after another
-    (docs/suites.md; sedabench list names those that are there).
+    One of your own is a class in a file (docs/extending.md). Or a suite: the
+    experiments of a TOML file, one after another (docs/suites.md; sedabench
+    list names those that are there).
 
     \b
     Examples:
       sedabench run figure1 --quick
       sedabench run overload --quick
       sedabench run figure1 --help
+      sedabench run examples/own_experiment.py:Work --quick
       sedabench run suites/quick.toml
       sedabench run --resume results/quick/2026-01-31T12-00-00Z
     """
@@ -80,56 +125,9 @@ def run(ctx: click.Context, resumed: Path | None) -> None:
         return
     if ctx.invoked_subcommand is not None:
         raise UserError(f"--resume takes nothing else; leave out {ctx.invoked_subcommand}")
-    from sedabench.experiments.suite_run import is_suite_folder
+    from sedabench.suites.carry_out import is_suite_folder
 
     if is_suite_folder(resumed):
         take_up(resumed)
     else:
         finish(resumed)
-
-
-@run.command(short_help="Bandwidth of bursts against connections (the paper's Figure 1).")
-@click.option("--quick", is_flag=True, help="1, 16, 64, 256, 1024 connections, 2 repeats, windows of 1 s: under 90 s. Without it 1, 2, 4, ... 8192, 5 repeats, windows of 3 s: 25 minutes.")  # fmt: skip  # noqa: E501
-@click.option("--server", "servers", multiple=True, shell_complete=completion.servers, metavar="[LABEL=]NAME [OPTIONS]", help="A server to compare, one of your own as path/to/file.py:ClassName; repeat it. A bare name takes the paper's settings ('threaded' is 'threaded --writers 120 --blocking-writers').  [default: threaded, eventloop, seda]")  # fmt: skip  # noqa: E501
-@click.option("--connections", callback=levels, metavar="N,N,...", help="The levels.")
-@click.option("--packets", type=click.IntRange(min=1), help="Packets in a burst.  [default: 1000]")
-@click.option("--packet-bytes", type=click.IntRange(min=1), help="Bytes in a packet.  [default: 8192]")  # fmt: skip  # noqa: E501
-@settings_options(
-    "figure1",
-    "Warm-up before it, in seconds; to it is added a second for every 512 connections, 8 at most, "
-    "while kernel buffers fill.  [default: 1; 0.3 with --quick]",
-)
-@click.pass_context
-def figure1(
-    ctx: click.Context,
-    /,
-    quick: bool,
-    servers: tuple[str, ...],
-    out: Path | None,
-    resumed: Path | None,
-    **settings: Any,
-) -> None:
-    """Bandwidth of bursts against the number of connections: the paper's Figure 1.
-
-    Every trial starts a fresh server and a fresh load generator on cores of
-    their own. Trials run in a random order drawn from --seed. Ctrl-C keeps
-    what is finished; --resume does the rest.
-
-    \b
-    Examples:
-      sedabench run figure1 --quick
-      sedabench run figure1 --connections 1,64,512 --repeats 3 --duration 2
-      sedabench run figure1 --quick --server eventloop --server 'eventloop --poller poll'
-      sedabench run figure1 --quick --server 'paper=threaded --writers 120 --blocking-writers' \\
-                                    --server 'plain=threaded --writers 0'
-      sedabench run figure1 --resume results/figure1/2026-01-31T12-00-00Z
-
-    In the folder: figure.png, figure.svg, trials.csv (a row a trial) and
-    manifest.json (machine, versions, settings). From Python:
-    sedabench.load_run(DIR).trials is a pandas DataFrame.
-    """
-    carry_out(ctx, "figure1", out, resumed, settings, quick=quick, servers=servers)
-
-
-run.add_command(overload)
-run.add_command(peers)

@@ -1,7 +1,7 @@
 """`sedabench run SUITE.toml` and `sedabench run --resume DIR`: plan, progress, one summary.
 
-What a suite may say is told in `sedabench.experiments.suite`, how it is carried out in
-`sedabench.experiments.suite_run`.
+What a suite may say is told in `sedabench.suites.file`, how it is carried out in
+`sedabench.suites.carry_out`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from sedabench.progress import about
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sedabench.experiments.suite import Suite
-    from sedabench.experiments.suite_run import SuiteOutcome
+    from sedabench.suites.carry_out import SuiteOutcome
+    from sedabench.suites.file import Suite
 
 METAVAR = "SUITE.toml"
 
@@ -49,10 +49,10 @@ def suite(ctx: click.Context, /, out: Path | None, resumed: Path | None, check: 
       sedabench run suites/paper.toml --check
       sedabench run --resume results/quick/2026-01-31T12-00-00Z
     """
-    from sedabench.experiments.suite import SUITE, read
-    from sedabench.experiments.suite_run import start
     from sedabench.progress import standard_output
     from sedabench.results.folder import new_folder_path
+    from sedabench.suites.carry_out import start
+    from sedabench.suites.file import SUITE, read
 
     path = Path(str(ctx.info_name))
     if resumed is not None:
@@ -80,8 +80,8 @@ def take_up(folder: Path) -> None:
     Raises:
         UserError: it is not the folder of a suite, or the suite cannot be carried out here.
     """
-    from sedabench.experiments.suite_run import left_s, reopen, resume
     from sedabench.progress import standard_output
+    from sedabench.suites.carry_out import left_s, reopen, resume
 
     console = standard_output()
     asked, record = reopen(folder)
@@ -95,7 +95,9 @@ def show_plan(asked: Suite, console: Console) -> None:
     table = _table("run", "experiment", "servers", "!trials", "!about")
     for run in asked.runs:
         servers = ", ".join(spec.label for spec in run.config.servers)
-        table.add_row(run.name, run.experiment, servers, str(run.trials), about(run.estimate_s))
+        table.add_row(
+            run.name, run.experiment.name, servers, str(run.trials), about(run.estimate_s)
+        )
     console.print(table)
     trials = sum(run.trials for run in asked.runs)
     runs = f"{len(asked.runs)} run{'s' if len(asked.runs) > 1 else ''}"

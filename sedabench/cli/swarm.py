@@ -81,11 +81,13 @@ def swarm(
       sedabench swarm --worker --master-host 10.0.0.1 --allow-remote
     """
     from loadgen.net.targets import is_this_machine
-    from sedabench.experiments.base import draw
+    from sedabench.experiments.carry_out import draw
+    from sedabench.experiments.registry import find
     from sedabench.progress import standard_output
     from sedabench.results.folder import new_folder_path
     from sedabench.swarm import run as swarms
     from sedabench.swarm.server import ServerWatch
+    from sedabench.swarm.settings import Swarm, own_duration_s
 
     if (role is None) == (local is None):
         raise UserError("give one of --local N, --master and --worker; see sedabench swarm --help")
@@ -101,22 +103,23 @@ def swarm(
     if target is None or rate is None:
         raise UserError("a swarm needs --target URL and --rate R; see sedabench swarm --help")
     if duration is None:
-        duration = swarms.own_duration_s(settings["shape"], settings["spike"])
-    config = swarms.Swarm(
+        duration = own_duration_s(settings["shape"], settings["spike"])
+    config = Swarm(
         target=target, rate=rate, duration=duration, allow_remote=allow_remote, **settings
     )
     where = swarms.Where(
         workers=workers if local is None else local, local=local is not None, bind=bind, port=port,
         web_port=web_port,
     )  # fmt: skip
-    folder = out or new_folder_path(Path("results"), swarms.NAME)
+    folder = out or new_folder_path(Path("results"), "swarm")
     with _as_status():
         runs, signum = swarms.conduct(
             config, where, folder, lambda text: click.echo(visible(text), err=True)
         )
+    experiment = find("swarm")
     for run in runs:
-        swarms.show(run, standard_output())
-        for path in draw(swarms.draw, run):
+        experiment.show(run, standard_output())
+        for path in draw(experiment, run):
             click.echo(path)
         tell(str(run.path))
     if runs[-1].manifest["status"] != "complete":

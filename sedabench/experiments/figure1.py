@@ -5,43 +5,32 @@ Harmful: OS Design Directions for Well-Conditioned Services" (HotOS 2001): N
 clients send bursts of 1000 packets of 8 KB, closed loop, and wait for one
 32-byte acknowledgement a burst.  The paper's claim: a thread per connection
 degrades with N and stops at about 400; events do not.
-
-`run` and `resume` are the whole interface; the command line is a thin layer
-over them:
-
-    >>> from sedabench.experiments import figure1
-    >>> run = figure1.run(figure1.Figure1.quick(repeats=1), Path("results/try"))
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sedabench.errors import UserError
-from sedabench.experiments import base as common
-from sedabench.experiments.base import Bench
-from sedabench.experiments.plan import Cell, Outcome, blocked_order, carry_out
-from sedabench.progress import Progress
-from sedabench.results.folder import Run, RunWriter, check_new_folder, load_run
-from sedabench.targets import servers as servers_under_test
-from sedabench.targets.servers import AnyServer
+from sedabench.analysis import figure1 as summary
+from sedabench.analysis.compare import Question
+from sedabench.experiments.base import Experiment
+from sedabench.experiments.plan import Cell
+from sedabench.experiments.settings import Settings, setting
+from sedabench.figures import charts_levels
+from sedabench.figures.charts import Chart
+from sedabench.figures.figure1 import figure1
+from sedabench.results.folder import Run
 from sedabench.trials import burst_columns
-from sedabench.trials.trial import Measured, Workload
+from sedabench.trials.trial import Workload
 
-NAME = "figure1"
-SUMMARY = "bandwidth of bursts against the number of connections (the paper's Figure 1)"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DEFAULT_OPTIONS: dict[str, tuple[str, ...]] = {
     "threaded": ("--writers", "120", "--blocking-writers")
 }
 """Options of a server that is named without any: the paper's variant of threads."""
-DEFAULT_SERVERS = ("threaded", "eventloop", "seda")
-
-QUICK_CONNECTIONS = (1, 16, 64, 256, 1024)
-FULL_CONNECTIONS = tuple(2**power for power in range(14))
 
 FILLING, LONGEST_FILLING_S = 512, 8.0
 """Connections a second is added to the warm-up for, and how many seconds at most.
@@ -64,32 +53,61 @@ LARGEST_BUFFER, SMALLEST_BUFFER, BUFFERS = 128 << 10, 16 << 10, 1 << 30
 """Bytes of a receive buffer, and of all together: what the load generator's send buffers have."""
 
 
-@dataclass(frozen=True)
-class Figure1:
-    """Settings of a run; everything that decides what is measured."""
+HELP = """Bandwidth of bursts against the number of connections: the paper's Figure 1.
 
-    servers: tuple[AnyServer, ...]
-    connections: tuple[int, ...] = FULL_CONNECTIONS
-    repeats: int = 5
-    duration_s: float = 3.0
-    warmup_s: float = 1.0
-    """The base of the warm-up: see `warmup_for`."""
-    seed: int = 2001
-    packets: int = 1000
-    packet_bytes: int = 8192
-    python: str | None = None
-    """The servers' interpreter; None: that of the driver."""
+Every trial starts a fresh server and a fresh load generator on cores of
+their own. Trials run in a random order drawn from --seed. Ctrl-C keeps
+what is finished; --resume does the rest.
 
-    @classmethod
-    def full(cls, **changes: Any) -> Figure1:
-        """14 levels, five repeats, windows of 3 s: about 25 minutes."""
-        return replace(cls(default_servers()), **changes)
+\b
+Examples:
+  sedabench run figure1 --quick
+  sedabench run figure1 --connections 1,64,512 --repeats 3 --duration 2
+  sedabench run figure1 --quick --server eventloop --server 'eventloop --poller poll'
+  sedabench run figure1 --quick --server 'paper=threaded --writers 120 --blocking-writers' \\
+                                --server 'plain=threaded --writers 0'
+  sedabench run figure1 --resume results/figure1/2026-01-31T12-00-00Z
 
-    @classmethod
-    def quick(cls, **changes: Any) -> Figure1:
-        """5 levels, two repeats, windows of 1 s: a minute and a bit."""
-        quick = cls(default_servers(), QUICK_CONNECTIONS, 2, 1.0, 0.3)
-        return replace(quick, **changes)
+In the folder: figure.png, figure.svg, trials.csv (a row a trial) and
+manifest.json (machine, versions, settings). From Python:
+sedabench.load_run(DIR).trials is a pandas DataFrame.
+"""
+
+
+class Figure1Settings(Settings):
+    """In full 14 levels, about 25 minutes; quick 5 levels, a minute and a bit."""
+
+    QUICK: ClassVar[Mapping[str, Any]] = {
+        "connections": (1, 16, 64, 256, 1024), "repeats": 2, "duration_s": 1.0, "warmup_s": 0.3,
+    }  # fmt: skip
+    QUICK_HELP: ClassVar[str] = (
+        "Few levels and repeats, short windows: under 90 s. Without it 25 minutes."
+    )
+
+    servers: tuple[Any, ...] = setting(
+        (),
+        "A server to compare, one of your own as path/to/file.py:ClassName; repeat it. A bare "
+        "name takes the paper's settings ('threaded' is 'threaded --writers 120 "
+        "--blocking-writers').  "
+        "[default: threaded, eventloop, seda]",
+        option="--server",
+        metavar="[LABEL=]NAME [OPTIONS]",
+    )
+    connections: tuple[int, ...] = setting(
+        tuple(2**power for power in range(14)), "The levels.", metavar="N,N,...", ge=1
+    )
+    packets: int = setting(1000, "Packets in a burst.", metavar="N", ge=1)
+    packet_bytes: int = setting(
+        8192, "Bytes in a packet.", option="--packet-bytes", metavar="N", unit="bytes", ge=1
+    )
+    warmup_s: float = setting(
+        1.0,
+        "Warm-up before it, in seconds; to it is added a second for every 512 connections, 8 at "
+        "most, while kernel buffers fill.",
+        unit="s",
+        metavar="S",
+        ge=0,
+    )
 
     def warmup_for(self, connections: int) -> float:
         """The warm-up of a level, in seconds: the base, and one for every `FILLING`, to a limit."""
@@ -108,132 +126,71 @@ class Figure1:
         """
         return max(SMALLEST_BUFFER, min(LARGEST_BUFFER, BUFFERS // connections))
 
-    def workload(self, connections: int) -> Workload:
-        warmup_s = self.warmup_for(connections)
-        size = ("--packets", str(self.packets), "--packet-bytes", str(self.packet_bytes))
+
+class Figure1(Experiment):
+    """The paper's Figure 1."""
+
+    name = "figure1"
+    summary = "bandwidth of bursts against the number of connections (the paper's Figure 1)"
+    help = HELP
+    Settings = Figure1Settings
+    columns = burst_columns.COLUMNS
+    question = Question(("connections",), ("bandwidth_bps",))
+
+    def usual_options(self, settings: Figure1Settings) -> Mapping[str, tuple[str, ...]]:
+        return DEFAULT_OPTIONS
+
+    def estimate_s(self, settings: Figure1Settings, cell: Cell) -> float:
+        """0.7 s are start and stop."""
+        n = int(cell["connections"])
+        flowing = settings.warmup_for(n) + settings.duration_s + settings.tail_for(n)
+        return 0.7 + n / 4000 + flowing
+
+    def manifest(self, settings: Figure1Settings, shared: Any) -> dict[str, Any]:
+        levels = settings.connections
+        return {
+            "warmup_by_connections_s": {str(n): settings.warmup_for(n) for n in levels},
+            "receive_buffer_by_connections_bytes": {
+                str(n): settings.receive_buffer_for(n) for n in levels
+            },
+        }
+
+    def workload(self, settings: Figure1Settings, shared: Any, cell: Cell) -> Workload:
+        connections = int(cell["connections"])
+        warmup_s, tail_s = settings.warmup_for(connections), settings.tail_for(connections)
+        size = ("--packets", str(settings.packets), "--packet-bytes", str(settings.packet_bytes))
+        buffer = str(settings.receive_buffer_for(connections))
         return Workload(
             name="burst",
             columns=burst_columns,
             arguments=(
-                "--connections", str(connections), "--duration", str(self.duration_s),
-                "--warmup", str(warmup_s), "--tail", str(self.tail_for(connections)),
-                *size, "--events",
+                "--connections", str(connections), "--duration", str(settings.duration_s),
+                "--warmup", str(warmup_s), "--tail", str(tail_s), *size, "--events",
             ),
             service="burst",
-            service_options=(*size, "--receive-buffer", str(self.receive_buffer_for(connections))),
+            service_options=(*size, "--receive-buffer", buffer),
             connections=connections,
             warmup_s=warmup_s,
-            duration_s=self.duration_s,
-            tail_s=self.tail_for(connections),
+            duration_s=settings.duration_s,
+            tail_s=tail_s,
         )  # fmt: skip
 
-    def estimate_s(self, cell: Cell) -> float:
-        """About how long a trial takes, all in: 0.7 s are start and stop."""
-        connections = int(cell["connections"])
-        flowing = self.warmup_for(connections) + self.duration_s + self.tail_for(connections)
-        return 0.7 + connections / 4000 + flowing
+    def describe(self, row: Mapping[str, Any]) -> str:
+        """A finished trial in one line."""
+        cell = f"{row['server']} {row['connections']}"
+        if row["bandwidth_bps"] is None:
+            return f"{cell}  no result: {row['invalid_reason']}"
+        invalid = "" if row["valid"] else f"  invalid: {row['invalid_reason']}"
+        return f"{cell}  {row['bandwidth_bps'] / 1e9:.2f} Gbit/s{invalid}"
 
+    def sentences(self, run: Run) -> list[str]:
+        return summary.sentences(run)
 
-def default_servers() -> tuple[AnyServer, ...]:
-    """The three that the figure is about."""
-    return servers_under_test.parse_specs(DEFAULT_SERVERS, DEFAULT_OPTIONS)
+    def table(self, run: Run) -> Any:
+        return summary.table(run)
 
+    def figures(self, run: Run) -> Mapping[str, Callable[[Run], Figure | None]]:
+        return {} if run.trials["bandwidth_bps"].isna().all() else {"figure": figure1}
 
-def check(config: Figure1) -> None:
-    """Find out before the first trial what would make trials fail.
-
-    Raises:
-        UserError: a setting that cannot be, or that this machine's limits do not allow.
-    """
-    common.check_levels(config.connections)
-    if config.packets < 1 or config.packet_bytes < 1:
-        raise UserError("--packets and --packet-bytes must be at least 1")
-    common.check_shared(config, max(config.connections))
-
-
-def plan_of(config: Figure1) -> list[dict[str, Any]]:
-    """Every server at every level, in the order in which they are measured."""
-    labels = [spec.label for spec in config.servers]
-    return blocked_order(labels, config.connections, config.repeats, config.seed)
-
-
-def run(config: Figure1, out: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
-    """Measure a new run into the folder `out`, which must not exist or be empty.
-
-    Raises:
-        UserError: see `check`; or a server cannot be started; or `out` cannot be used.
-    """
-    check(config)
-    check_new_folder(out)
-    bench = Bench.of(config.python)
-    common.try_servers(config.servers, config.workload(1), bench)
-    common.import_readers()
-    by_level = {
-        "warmup_by_connections_s": {str(n): config.warmup_for(n) for n in config.connections},
-        "receive_buffer_by_connections_bytes": {
-            str(n): config.receive_buffer_for(n) for n in config.connections
-        },
-    }
-    manifest = common.manifest(NAME, config, bench, plan_of(config), by_level)
-    with RunWriter.create(out, manifest, burst_columns.COLUMNS) as writer:
-        return _finish(writer, config, bench, progress or Progress())
-
-
-def resume(path: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
-    """Measure what an interrupted run lacks, with its own settings and order.
-
-    Finished trials stay as they are, invalid ones too: to repeat only what
-    displeased would bias the run.
-
-    Raises:
-        DamagedRunError: see `sedabench.results.folder.read_folder`.
-        UserError: it is no run of figure1, or another process is writing it.
-    """
-    progress = progress or Progress()
-    with RunWriter.reopen(path) as writer:
-        config = common.recorded_settings(Figure1, NAME, plan_of, path, writer.manifest)
-        check(config)
-        bench = common.reopened(writer, config, config.workload(1), progress)
-        return _finish(writer, config, bench, progress)
-
-
-def draw(run: Run) -> list[Path]:
-    """Draw figure.png and figure.svg; nothing when no trial has a bandwidth."""
-    from sedabench.figures import plots
-    from sedabench.results.raw_trials import damage_is_named
-
-    if not len(run.trials) or run.trials["bandwidth_bps"].isna().all():
-        return []
-    with damage_is_named(run, "its figure cannot be drawn"):
-        figure = plots.figure1(run)
-    return plots.save(figure, run.path / "figure")
-
-
-def show(run: Run, console: Any) -> None:
-    """Table and sentences."""
-    from sedabench.analysis import figure1 as summary
-
-    summary.show(run, console)
-
-
-def _finish(
-    writer: RunWriter, config: Figure1, bench: Bench, progress: Progress
-) -> tuple[Run, Outcome]:
-    specs = {spec.label: spec for spec in config.servers}
-
-    def measure_cell(cell: Cell) -> Measured:
-        return bench.measure(specs[cell["server"]], config.workload(cell["connections"]))
-
-    outcome = carry_out(writer, measure_cell, describe, config.estimate_s, progress)
-    run = load_run(writer.path)
-    common.draw(draw, run)
-    return run, outcome
-
-
-def describe(row: Mapping[str, Any]) -> str:
-    """A finished trial in one line."""
-    cell = f"{row['server']} {row['connections']}"
-    if row["bandwidth_bps"] is None:
-        return f"{cell}  no result: {row['invalid_reason']}"
-    invalid = "" if row["valid"] else f"  invalid: {row['invalid_reason']}"
-    return f"{cell}  {row['bandwidth_bps'] / 1e9:.2f} Gbit/s{invalid}"
+    def charts(self, run: Run) -> list[Chart]:
+        return charts_levels.figure1(run)

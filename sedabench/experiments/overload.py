@@ -32,29 +32,30 @@ Settings that are a choice, and why:
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from sedabench.analysis import overload_findings as summary
+from sedabench.analysis.compare import Question
+from sedabench.analysis.overload import analyse
 from sedabench.calibration.record import load_calibration, warnings_for
-from sedabench.errors import UserError, unknown
-from sedabench.experiments import base as common
-from sedabench.experiments.base import Bench
-from sedabench.experiments.plan import Cell, Outcome, carry_out, numbered, shuffled_blocks
-from sedabench.experiments.site import MIXES, Site
-from sedabench.progress import Progress
-from sedabench.results.folder import Run, RunWriter, check_new_folder, load_run
-from sedabench.targets import servers as servers_under_test
-from sedabench.targets.external import ExternalSpec, joining, load_external
-from sedabench.targets.servers import AnyServer, ServerSpec
-from sedabench.trials import http_columns
+from sedabench.errors import SettingError, UserError
+from sedabench.experiments.base import START_S, Rig
+from sedabench.experiments.bench import check_shared
+from sedabench.experiments.plan import Cell, numbered, shuffled_blocks
+from sedabench.experiments.settings import Settings, setting
+from sedabench.experiments.site import MIXES, Site, SiteExperiment
+from sedabench.figures import charts_overload, overload, spike
+from sedabench.figures.charts import Chart
+from sedabench.results.folder import Run, RunWriter, load_run
+from sedabench.targets.external import ExternalSpec, joining
+from sedabench.targets.servers import AnyServer
 from sedabench.trials.trial import Measured, Workload
 
-NAME = "overload"
-SUMMARY = "throughput, goodput and latency when more is asked for than can be done"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-DEFAULT_SERVERS = ("threaded", "eventloop", "seda")
 ALSO = ("nginx", "apache-prefork", "apache-worker", "apache-event")
 ALSO_QUICK = ("nginx", "apache-event")
 """Beside them those of these that are installed, where they offer the workload (`static`);
@@ -74,240 +75,260 @@ and 2,433 with a target of 0.5; 3,711, 3,740 and 543 with the queues and batches
 40 threads read files because the modelled disk serves 40 at once.
 """
 
-QUICK_LOADS = (0.25, 0.5, 0.9, 1.2, 2, 3)
-FULL_LOADS = (0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 2.5, 3)
-HIGHEST_LOAD = 100.0
+MAX_LOAD = 100.0
 
 SPIKE_BASE, SPIKE_PEAK = 0.5, 2.0
 """Offered load before and after the spike, and in it."""
 
 POLL_S = 0.1
-START_S = 1.3
-"""About how long processes take to start, connect and stop."""
+MAX_MS = 3.6e6
+
+HELP = """What servers do when more is asked for than they can do.
+
+Finds the capacity (closed loop, the highest of all servers), offers 0.25 to
+3 times of it with Poisson arrivals, and ends with a spike: half the
+capacity, twice, half again. Ctrl-C keeps what is finished; --resume does
+the rest.
+
+\b
+Examples:
+  sedabench run overload --quick
+  sedabench run overload --workload mixed
+  sedabench run overload --quick --workload static --definitions mine.toml
+  sedabench run overload --quick --load 0.9,2 --slo 50
+  sedabench run overload --quick --server seda \\
+                         --server 'open=seda --no-admission-controller --queue-policy block'
+  sedabench run overload --workload static --server threaded --server nginx
+  sedabench run overload --resume results/overload/2026-01-31T12-00-00Z
+
+In the folder: figures (PNG and SVG), trials.csv (a row a trial), trials/
+(what both sides said, with timelines) and manifest.json.
+"""
 
 
-@dataclass(frozen=True)
-class Overload:
-    """Settings of a run; everything that decides what is measured."""
+class OverloadSettings(Settings):
+    """In full about 20 minutes for three servers; quick under three."""
 
-    servers: tuple[AnyServer, ...]
-    workload: str = "dynamic"
-    loads: tuple[float, ...] = FULL_LOADS
-    repeats: int = 5
-    duration_s: float = 3.0
-    warmup_s: float = 1.5
-    slo_ms: float = 100.0
-    connections: int = 1024
-    timeout_s: float = 1.0
-    capacity_connections: int = 64
-    """Of the closed loop: enough to keep any server busy, few enough to leave it at its best."""
-    capacity_repeats: int = 5
-    spike_before_s: float = 3.0
-    """From the window's begin."""
-    spike_s: float = 3.0
-    spike_after_s: float = 6.0
-    seed: int = 2001
-    python: str | None = None
-    """The servers' interpreter; None: that of the driver."""
+    QUICK: ClassVar[Mapping[str, Any]] = {
+        "loads": (0.25, 0.5, 0.9, 1.2, 2, 3), "repeats": 2, "duration_s": 1.2, "warmup_s": 0.6,
+        "capacity_repeats": 2, "spike_before_s": 1.0, "spike_s": 1.2, "spike_after_s": 2.5,
+    }  # fmt: skip
+    QUICK_HELP: ClassVar[str] = (
+        "Few loads and repeats, short windows: under a minute a server. Without it seven minutes "
+        "a server."
+    )
 
-    @classmethod
-    def full(cls, **changes: Any) -> Overload:
-        """11 loads, five repeats, windows of 3 s: about 20 minutes for three servers."""
-        return _with_defaults(cls(()), changes, ALSO)
-
-    @classmethod
-    def quick(cls, **changes: Any) -> Overload:
-        """6 loads, two repeats, windows of 1.2 s: under three minutes for three servers."""
-        quick = cls(
-            (), loads=QUICK_LOADS, repeats=2, duration_s=1.2, warmup_s=0.6, capacity_repeats=2,
-            spike_before_s=1.0, spike_s=1.2, spike_after_s=2.5,
-        )  # fmt: skip
-        return _with_defaults(quick, changes, ALSO_QUICK)
-
-    def estimate_s(self, cell: Cell) -> float:
-        """About how long a trial takes, all in."""
-        if cell["phase"] == "spike":
-            return START_S + self.warmup_s + self._spike_window_s + self.timeout_s / 2
-        waiting_s = self.timeout_s if cell.get("load", 0) > 1 else 0.0
-        return START_S + self.warmup_s + self.duration_s + waiting_s
+    servers: tuple[Any, ...] = setting(
+        (),
+        "A server to compare, one of your own as path/to/file.py:ClassName; repeat it. A bare "
+        "'seda' gets options that suit workload and SLO; the manifest has them. nginx and others "
+        "that are not ours take no options.  [default: threaded, eventloop, seda; with static "
+        "also nginx and every apache-... that is installed, with --quick of these nginx and "
+        "apache-event]",
+        option="--server",
+        metavar="[LABEL=]NAME [OPTIONS]",
+    )
+    workload: str = setting(
+        "dynamic",
+        "dynamic: 300 us of computing; mixed: 70 % cached files, 20 % behind a modelled disk, "
+        "10 % 1 ms of computing; static: SPECweb99's files.",
+        metavar="NAME",
+        known=MIXES,
+    )
+    loads: tuple[float, ...] = setting(
+        (0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.25, 1.5, 2, 2.5, 3),
+        "Offered loads, as multiples of the capacity.",
+        option="--load", metavar="L,L,...", gt=0, le=MAX_LOAD,
+    )  # fmt: skip
+    slo_ms: float = setting(
+        100.0, "Latency within which an answer counts for goodput.",
+        unit="ms", metavar="MS", gt=0, le=MAX_MS,
+    )  # fmt: skip
+    connections: int = setting(1024, "Connections under open loop.", metavar="N", ge=1)
+    timeout_s: float = setting(
+        1.0, "A request that waits longer is given up.", unit="s", metavar="S", gt=0, le=MAX_MS
+    )
+    capacity_connections: int = setting(
+        64,
+        "Connections of the closed loop that finds the capacity: enough to keep any server busy, "
+        "few enough to leave it at its best.",
+        metavar="N", ge=1,
+    )  # fmt: skip
+    capacity_repeats: int = setting(5, "Its repeats.", metavar="N", ge=1)
+    spike_before_s: float = setting(
+        3.0, "Seconds before the spike at the end, from the window's begin.",
+        unit="s", metavar="S", gt=0, le=MAX_MS,
+    )  # fmt: skip
+    spike_s: float = setting(
+        3.0, "Seconds that the spike lasts.", unit="s", metavar="S", gt=0, le=MAX_MS
+    )
+    spike_after_s: float = setting(6.0, "Seconds after it.", unit="s", metavar="S", gt=0, le=MAX_MS)
+    warmup_s: float = setting(1.5, "Warm-up before it, in seconds.", unit="s", metavar="S", ge=0)
 
     @property
-    def _spike_window_s(self) -> float:
+    def spike_window_s(self) -> float:
         return self.spike_before_s + self.spike_s + self.spike_after_s
 
-    def workload_of(self, site: Site, cell: Cell, capacity_rps: float) -> Workload:
-        """What a trial of the plan sends; `capacity_rps` is not asked for in the first phase."""
-        if cell["phase"] == "capacity":
-            return site.load(self._arguments(cell, self.capacity_connections), tail_s=1.0)
-        arguments = self._arguments(cell, self.connections)
-        tail_s = self.timeout_s + 1.0
-        if cell["phase"] == "sweep":
-            rate = {"rate": f"{cell['load'] * capacity_rps:.3f}", "arrivals": "poisson"}
-            return site.load({**arguments, **rate}, tail_s=tail_s)
-        at_s = self.warmup_s + self.spike_before_s
-        spike = {
-            "rate": f"{SPIKE_BASE * capacity_rps:.3f}",
-            "arrivals": f"spike:{cell['load'] / SPIKE_BASE:g},{at_s:g},{self.spike_s:g}",
-            "duration": self._spike_window_s,
-        }
-        return site.load({**arguments, **spike}, tail_s=tail_s, poll_s=POLL_S)
 
-    def _arguments(self, cell: Cell, connections: int) -> dict[str, object]:
-        """The seed does not depend on the server: all face the same schedule."""
-        key = f"{self.seed}/{cell['block']}/{cell['phase']}/{cell.get('load')}"
-        return {
-            "connections": connections,
-            "duration": self.duration_s,
-            "warmup": self.warmup_s,
-            "slo": self.slo_ms,
-            "timeout": self.timeout_s,
-            "seed": random.Random(key).randrange(2**31),
-        }
+class Overload(SiteExperiment):
+    """What is left of the peak when more is asked for than can be done."""
 
-
-def default_options(config: Overload) -> dict[str, tuple[str, ...]]:
-    """Options of an architecture that is named without any."""
-    if config.workload not in SEDA:
-        return {}  # `check` will say so
-    share, options = SEDA[config.workload]
-    return {"seda": ("--admission-target-ms", f"{share * config.slo_ms:g}", *options.split())}
-
-
-def _with_defaults(config: Overload, changes: Mapping[str, Any], also: Sequence[str]) -> Overload:
-    config = replace(config, **changes)
-    if config.servers:
-        return config
-    ours = servers_under_test.parse_specs(DEFAULT_SERVERS, default_options(config))
-    return replace(config, servers=(*ours, *joining(load_external(), config.workload, also)))
-
-
-def with_theirs(config: Overload, external: Mapping[str, ExternalSpec]) -> tuple[AnyServer, ...]:
-    """The default servers of a person who brings definitions: those that offer it join."""
-    known = {spec.label for spec in config.servers}
-    theirs = joining(external, config.workload, known)
-    ours = (spec for spec in config.servers if isinstance(spec, ServerSpec))
-    return (*ours, *theirs)
-
-
-def check(config: Overload) -> None:
-    """Find out before the first trial what would make trials fail.
-
-    Raises:
-        UserError: a setting that cannot be, or that this machine's limits do not allow.
-    """
-    if config.workload not in MIXES:
-        raise unknown("workload", config.workload, MIXES)
-    common.check_external(config.servers, config.workload)
-    if not config.loads or not all(0 < load <= HIGHEST_LOAD for load in config.loads):
-        raise UserError(
-            f"loads must be over 0 and at most {HIGHEST_LOAD:g}, as multiples of the capacity; "
-            "write --load 0.5,1,2"
-        )
-    if len(set(config.loads)) < len(config.loads):
-        raise UserError("a load is named twice in --load; name each once")
-    for name in ("slo_ms", "timeout_s", "spike_before_s", "spike_s", "spike_after_s"):
-        if not 0 < getattr(config, name) <= 3.6e6:
-            raise UserError(f"{name} must be over 0 and finite")
-    if config.timeout_s * 1e3 < config.slo_ms:
-        raise UserError(
-            f"the time-out ({config.timeout_s * 1e3:g} ms) is under the SLO "
-            f"({config.slo_ms:g} ms); raise --timeout"
-        )
-    if min(config.connections, config.capacity_connections, config.capacity_repeats) < 1:
-        raise UserError("--connections must be at least 1")
-    common.check_shared(config, max(config.connections, config.capacity_connections))
-
-
-def plan_of(config: Overload) -> list[dict[str, Any]]:
-    """Capacity, sweep, spike: each in blocks of random order."""
-    labels = [spec.label for spec in config.servers]
-    source = random.Random(config.seed)
-    capacity = [{"phase": "capacity", "server": label} for label in labels]
-    sweep = [
-        {"phase": "sweep", "server": label, "load": load}
-        for label in labels
-        for load in map(plain, config.loads)
-    ]
-    spike = [{"phase": "spike", "server": label, "load": plain(SPIKE_PEAK)} for label in labels]
-    return numbered(
-        [
-            *shuffled_blocks(capacity, config.capacity_repeats, source),
-            *shuffled_blocks(sweep, config.repeats, source),
-            *shuffled_blocks(spike, 1, source),
-        ]
+    name = "overload"
+    summary = "throughput, goodput and latency when more is asked for than can be done"
+    help = HELP
+    Settings = OverloadSettings
+    level = "load"
+    question = Question(
+        ("load",), ("goodput_rps", "latency_p99_us"), "workload", "offered_rps", "sweep"
     )
+    definitions = True
+
+    def offered(self, settings: OverloadSettings) -> str:
+        return settings.workload
+
+    def usual_options(self, settings: OverloadSettings) -> Mapping[str, tuple[str, ...]]:
+        share, options = SEDA[settings.workload]
+        target = f"{share * settings.slo_ms:g}"
+        return {"seda": ("--admission-target-ms", target, *options.split())}
+
+    def usual_servers(
+        self, settings: OverloadSettings, external: Mapping[str, ExternalSpec], *, quick: bool
+    ) -> tuple[AnyServer, ...]:
+        mine = super().usual_servers(settings, external, quick=quick)
+        return (*mine, *joining(external, settings.workload, ALSO_QUICK if quick else ALSO))
+
+    def check(self, settings: OverloadSettings) -> None:
+        if settings.timeout_s * 1e3 < settings.slo_ms:
+            raise SettingError(
+                "timeout_s",
+                f"is {settings.timeout_s:g} s, which is under the SLO ({settings.slo_ms:g} ms); "
+                "raise the time-out",
+            )
+        super().check(settings)
+        check_shared(settings, settings.capacity_connections)
+
+    def plan(self, settings: OverloadSettings) -> list[dict[str, Any]]:
+        """Capacity, sweep, spike: each in blocks of random order."""
+        labels = [spec.label for spec in settings.servers]
+        source = random.Random(settings.seed)
+        capacity = [{"phase": "capacity", "server": label} for label in labels]
+        sweep = [
+            {"phase": "sweep", "server": label, "load": load}
+            for label in labels
+            for load in map(plain, settings.loads)
+        ]
+        spike = [{"phase": "spike", "server": label, "load": plain(SPIKE_PEAK)} for label in labels]
+        return numbered(
+            [
+                *shuffled_blocks(capacity, settings.capacity_repeats, source),
+                *shuffled_blocks(sweep, settings.repeats, source),
+                *shuffled_blocks(spike, 1, source),
+            ]
+        )
+
+    def estimate_s(self, settings: OverloadSettings, cell: Cell) -> float:
+        """About how long a trial takes, all in."""
+        if cell["phase"] == "spike":
+            return START_S + settings.warmup_s + settings.spike_window_s + settings.timeout_s / 2
+        waiting_s = settings.timeout_s if cell.get("load", 0) > 1 else 0.0
+        return START_S + settings.warmup_s + settings.duration_s + waiting_s
+
+    def manifest(self, settings: OverloadSettings, shared: Site) -> dict[str, Any]:
+        return {
+            **super().manifest(settings, shared),
+            "capacity_rps": None,
+            "capacity_by_server_rps": {},
+            "calibration": load_calibration(),
+        }
+
+    def workload(self, settings: OverloadSettings, site: Site, cell: Cell) -> Workload:
+        """That of a trial whose load needs no capacity; a server is tried with it too."""
+        return workload_at(settings, site, {**cell, "phase": "capacity"}, 0.0)
+
+    def measure(self, rig: Rig, cell: Cell) -> Measured:
+        settings: OverloadSettings = rig.settings
+        capacity_rps = 0.0 if cell["phase"] == "capacity" else _capacity(rig.writer)
+        workload = workload_at(settings, rig.shared, cell, capacity_rps)
+        measured = rig.bench.measure(rig.server(cell["server"]), workload)
+        measured.row.update(workload=settings.workload)
+        return measured
+
+    def describe(self, row: Mapping[str, Any]) -> str:
+        """A finished trial in one line."""
+        load = "" if row["load"] is None else f" {row['load']:g}"
+        cell = f"{row['server']} {row['phase']}{load}"
+        if row["throughput_rps"] is None:
+            return f"{cell}  no result: {row['invalid_reason']}"
+        invalid = "" if row["valid"] else f"  invalid: {row['invalid_reason']}"
+        p99_us = row["latency_p99_us"]
+        p99 = "" if p99_us is None else f", p99 {p99_us / 1e3:.1f} ms"
+        return (
+            f"{cell}  {row['throughput_rps']:.0f} answers/s, "
+            f"{row['goodput_rps'] or 0.0:.0f} in time{p99}{invalid}"
+        )
+
+    def sentences(self, run: Run) -> list[str]:
+        return summary.sentences(run)
+
+    def table(self, run: Run) -> Any:
+        return summary.table(analyse(run))
+
+    def show(self, run: Run, console: Any) -> None:
+        summary.show(run, console)  # both from one analysis
+
+    def figures(self, run: Run) -> Mapping[str, Callable[[Run], Figure | None]]:
+        findings = analyse(run)
+        makers = (
+            ("goodput", overload.goodput), ("latency", overload.latency), ("spike", spike.spike),
+            ("tail", overload.tail), ("fairness", overload.fairness),
+        )  # fmt: skip
+        return {name: partial(_with, make, findings) for name, make in makers}
+
+    def charts(self, run: Run) -> list[Chart]:
+        return charts_overload.overload(run)
+
+
+def _with(make: Callable[..., Figure | None], findings: Any, run: Run) -> Figure | None:
+    return make(run, findings)
+
+
+def workload_at(
+    settings: OverloadSettings, site: Site, cell: Cell, capacity_rps: float
+) -> Workload:
+    """What a trial of the plan sends; `capacity_rps` is not asked for in the first phase."""
+    if cell["phase"] == "capacity":
+        return site.load(_arguments(settings, cell, settings.capacity_connections), tail_s=1.0)
+    arguments = _arguments(settings, cell, settings.connections)
+    tail_s = settings.timeout_s + 1.0
+    if cell["phase"] == "sweep":
+        rate = {"rate": f"{cell['load'] * capacity_rps:.3f}", "arrivals": "poisson"}
+        return site.load({**arguments, **rate}, tail_s=tail_s)
+    at_s = settings.warmup_s + settings.spike_before_s
+    spike = {
+        "rate": f"{SPIKE_BASE * capacity_rps:.3f}",
+        "arrivals": f"spike:{cell['load'] / SPIKE_BASE:g},{at_s:g},{settings.spike_s:g}",
+        "duration": settings.spike_window_s,
+    }
+    return site.load({**arguments, **spike}, tail_s=tail_s, poll_s=POLL_S)
+
+
+def _arguments(settings: OverloadSettings, cell: Cell, connections: int) -> dict[str, object]:
+    """The seed does not depend on the server: all face the same schedule."""
+    key = f"{settings.seed}/{cell['block']}/{cell['phase']}/{cell.get('load')}"
+    return {
+        "connections": connections,
+        "duration": settings.duration_s,
+        "warmup": settings.warmup_s,
+        "slo": settings.slo_ms,
+        "timeout": settings.timeout_s,
+        "seed": random.Random(key).randrange(2**31),
+    }
 
 
 def plain(load: float) -> float:
     """A load as it is written in a row and in a plan alike: 2, not 2.0."""
     rounded = float(f"{load:.9g}")
     return int(rounded) if rounded == int(rounded) else rounded
-
-
-def run(config: Overload, out: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
-    """Measure a new run into the folder `out`, which must not exist or be empty.
-
-    Raises:
-        UserError: see `check`; or a server cannot be started; or `out` cannot be used;
-            or no server has a valid capacity trial, and then what was measured is kept.
-    """
-    check(config)
-    check_new_folder(out)
-    progress = progress or Progress()
-    bench = Bench.of(config.python)
-    site = Site.prepare(config.workload, bench, {})
-    plan = plan_of(config)
-    common.try_servers(config.servers, config.workload_of(site, plan[0], 0.0), bench)
-    common.import_readers()
-    more: dict[str, Any] = {
-        "compute_loops_per_us": site.loops_per_us,
-        "capacity_rps": None,
-        "capacity_by_server_rps": {},
-        "calibration": load_calibration(),
-    }
-    manifest = common.manifest(NAME, config, bench, plan, more)
-    with RunWriter.create(out, manifest, http_columns.COLUMNS) as writer:
-        return _finish(writer, config, bench, site, progress)
-
-
-def resume(path: Path, progress: Progress | None = None) -> tuple[Run, Outcome]:
-    """Measure what an interrupted run lacks, with its own settings, order and capacity.
-
-    Finished trials stay as they are, invalid ones too: to repeat only what
-    displeased would bias the run.
-
-    Raises:
-        DamagedRunError: see `sedabench.results.folder.read_folder`.
-        UserError: it is no run of overload, or another process is writing it.
-    """
-    progress = progress or Progress()
-    with RunWriter.reopen(path) as writer:
-        config = common.recorded_settings(Overload, NAME, plan_of, path, writer.manifest)
-        check(config)
-        site = Site.prepare(config.workload, Bench.of(config.python), writer.manifest)
-        workload = config.workload_of(site, writer.manifest["plan"][0], 0.0)
-        bench = common.reopened(writer, config, workload, progress)
-        return _finish(writer, config, bench, site, progress)
-
-
-def _finish(
-    writer: RunWriter, config: Overload, bench: Bench, site: Site, progress: Progress
-) -> tuple[Run, Outcome]:
-    specs = {spec.label: spec for spec in config.servers}
-
-    def measure_cell(cell: Cell) -> Measured:
-        capacity_rps = 0.0 if cell["phase"] == "capacity" else _capacity(writer)
-        measured = bench.measure(
-            specs[cell["server"]], config.workload_of(site, cell, capacity_rps)
-        )
-        measured.row.update(workload=config.workload)
-        return measured
-
-    outcome = carry_out(writer, measure_cell, describe, config.estimate_s, progress)
-    finished = load_run(writer.path)
-    if len(finished.trials):
-        common.draw(draw, finished)
-    return finished, outcome
 
 
 def _capacity(writer: RunWriter) -> float:
@@ -344,32 +365,3 @@ def capacities(finished: Run) -> dict[str, float]:
     rows = rows[(rows["phase"] == "capacity") & rows["valid"] & (rows["throughput_rps"] > 0)]
     medians = rows.groupby("server")["throughput_rps"].median()
     return {str(server): float(value) for server, value in medians.items()}
-
-
-def draw(finished: Run) -> list[Path]:
-    """Draw every figure of a run into its folder; return the files."""
-    from sedabench.figures import overload as plots_overload
-
-    return plots_overload.draw(finished)
-
-
-def show(finished: Run, console: Any) -> None:
-    """Table and sentences."""
-    from sedabench.analysis import overload_findings as findings_overload
-
-    findings_overload.show(finished, console)
-
-
-def describe(row: Mapping[str, Any]) -> str:
-    """A finished trial in one line."""
-    load = "" if row["load"] is None else f" {row['load']:g}"
-    cell = f"{row['server']} {row['phase']}{load}"
-    if row["throughput_rps"] is None:
-        return f"{cell}  no result: {row['invalid_reason']}"
-    invalid = "" if row["valid"] else f"  invalid: {row['invalid_reason']}"
-    p99_us = row["latency_p99_us"]
-    p99 = "" if p99_us is None else f", p99 {p99_us / 1e3:.1f} ms"
-    return (
-        f"{cell}  {row['throughput_rps']:.0f} answers/s, "
-        f"{row['goodput_rps'] or 0.0:.0f} in time{p99}{invalid}"
-    )

@@ -28,9 +28,15 @@ Cell = Mapping[str, Any]
 """One entry of a plan: the fields that say which trial it is, as in its row."""
 
 
-def blocked_order(servers: Sequence[str], levels: Sequence[int], repeats: int, seed: int) -> list[dict[str, Any]]:  # fmt: skip  # noqa: E501
-    """The plan of a sweep over connections: every server at every level in each block."""
-    cells = [{"server": server, "connections": level} for server in servers for level in levels]
+def blocked_order(
+    servers: Sequence[str],
+    levels: Sequence[Any],
+    repeats: int,
+    seed: int,
+    column: str = "connections",
+) -> list[dict[str, Any]]:
+    """The plan of a sweep over the levels of a column: every server at each, in each block."""
+    cells = [{"server": server, column: level} for server in servers for level in levels]
     return numbered(shuffled_blocks(cells, repeats, random.Random(seed)))
 
 

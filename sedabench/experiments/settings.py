@@ -1,9 +1,17 @@
-"""Keys and values to the settings of an experiment: what the command, notebooks and suites share.
+"""Settings of an experiment: declared once, and then an option, a suite's key and a keyword.
 
-A key is a field of the experiment's frozen dataclass (`Figure1`, `Overload`,
-`Peers`).  Its annotation says what it may be; `check` of the experiment says
-whether this machine can do it.  `servers` are texts here, as behind --server.
-An experiment that can be run from settings has a line in `KINDS`.
+    class MySettings(Settings):
+        work_us: tuple[int, ...] = setting((50, 800), "Work of a request.", unit="us", ge=1)
+        QUICK: ClassVar = {**Settings.QUICK, "work_us": (50,)}
+
+A field has its type, default and bounds, its help and its unit.  The key ends
+in the unit (`duration_s`), the option does not (`--duration`).  A field may be
+of any type that pydantic knows.  Those in `_TYPES` are what a person would call
+them: numpy's numbers are numbers and any list is a list, but a text is no
+number.  A list of numbers is a list of levels: ascending, each once.
+
+What is wrong with a value is a `SettingError`: the key and the text apart, so
+that each front end names a setting in its own way.
 """
 
 from __future__ import annotations
@@ -12,118 +20,78 @@ import math
 import numbers
 import operator
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
 
-from sedabench.errors import UserError, unknown
-from sedabench.experiments import Runnable, figure1, find, overload, peers
-from sedabench.experiments import base as common
-from sedabench.experiments.base import Bench
-from sedabench.experiments.site import Site
-from sedabench.targets import servers as servers_under_test
-from sedabench.targets.external import load_external
-from sedabench.targets.servers import AnyServer
-from sedabench.trials.trial import Workload
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
-COMMON_KEYS = ("quick", "servers", "definitions")
-"""What an experiment takes beside the other fields of its settings."""
+from sedabench.errors import SettingError, UserError, nearest, unknown
+from sedabench.targets.external import ExternalSpec
+from sedabench.targets.servers import AnyServer, ServerSpec
 
-MOST_REPEATS = 10_000
+MAX_REPEATS = 10_000
 """Beyond it a plan is a slip of the keyboard, and would not fit into memory."""
 
-Servers = Callable[[Any, Sequence[str] | None, Sequence[Path]], tuple[AnyServer, ...] | None]
+UNITS = ("s", "ms", "us", "bytes", "rps")
+"""What a key may end in, after "_"."""
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """An experiment that can be run from keys and values."""
+class About:
+    """What a field says beside its type, its default and its help."""
 
-    config: Any
-    """The dataclass of its settings, with the class methods `full` and `quick`."""
-    servers: Servers
-    """`(settings without them, texts or None, definitions)` -> servers, None for the default."""
-    workload: Callable[[Any, Bench], Workload]
-    """Any workload of a run with these settings, to try servers with."""
-    definitions: bool = True
-    """Whether servers that are not ours can be compared."""
+    unit: str = ""
+    option: str | None = None
+    """The option's name where it is not the key without its unit."""
+    metavar: str | None = None
+    gt: float | None = None
+    ge: float | None = None
+    le: float | None = None
+    known: tuple[str, ...] = ()
+    """Of a text: all that it may be."""
+
+    def wrong(self, value: Any) -> str | None:
+        """What is wrong with one value, if anything."""
+        if self.gt is not None and not value > self.gt:
+            return f"must be over {self.gt:g}, not {value:g}"
+        if self.ge is not None and not value >= self.ge:
+            return f"must be at least {self.ge:g}, not {value:g}"
+        if self.le is not None and not value <= self.le:
+            return f"must be at most {self.le:g}, not {value:g}"
+        return None
 
 
-def configure(
-    experiment: str,
-    settings: Mapping[str, Any],
+def setting(
+    default: Any,
+    text: str,
     *,
-    quick: bool = False,
-    servers: Iterable[str] | None = None,
-    definitions: Iterable[str | os.PathLike[str]] = (),
-    also_known: Iterable[str] = (),
+    unit: str = "",
+    option: str | None = None,
+    metavar: str | None = None,
+    gt: float | None = None,
+    ge: float | None = None,
+    le: float | None = None,
+    known: Iterable[str] = (),
 ) -> Any:
-    """The settings of an experiment, as its `run` wants them.
+    """A field of `Settings`: its default and its help, and what `About` says.
 
-    `settings` are fields without `servers`; `also_known` are keys that the caller
-    takes for itself, for the hint when a key is unknown.
-
-    Raises:
-        UserError: no such experiment, key or server, or a value of the wrong type.
+    Bounds of a list are those of each of its values.
     """
-    kind = kind_of(experiment)
-    known = types_of(experiment)
-    changes = {}
-    for key, value in settings.items():
-        if key not in known:
-            names = {*known, *COMMON_KEYS, *also_known}
-            raise unknown(f"setting of {experiment}", key, names)
-        changes[key] = converted(key, value, known[key])
-    if not isinstance(quick, bool):
-        raise UserError(f"quick must be true or false, not {quick!r}")
-    texts = None if servers is None else converted("servers", servers, "tuple[str, ...]")
-    if texts == ():
-        raise UserError("servers is empty; leave it out for the servers that are the default")
-    paths = [Path(path) for path in converted("definitions", definitions, "tuple[str, ...]")]
-    if paths and not kind.definitions:
-        raise UserError(f"{experiment} takes no definitions: only our servers speak its protocol")
-    make = kind.config.quick if quick else kind.config.full
-    asked = kind.servers(make(**changes), texts, paths)
-    config = make(**changes) if asked is None else make(**changes, servers=asked)
-    if config.seed < 0:
-        raise UserError("--seed must be at least 0")
-    if config.repeats > MOST_REPEATS:
-        raise UserError(f"--repeats must be at most {MOST_REPEATS}")
-    return config
+    about = About(unit, option, metavar, gt, ge, le, tuple(known))
+    return Field(default, description=text, json_schema_extra={"about": about})  # type: ignore[dict-item]
 
 
-def kind_of(experiment: str) -> Kind:
-    """Raises UserError: there is no such experiment, or it is not run this way."""
-    if experiment in KINDS:
-        return KINDS[experiment]
-    if experiment == "swarm":
-        raise UserError("a swarm is run by a command of its own; see sedabench swarm --help")
-    raise unknown("experiment", experiment, KINDS)
-
-
-def runnable(experiment: str) -> Runnable:
-    """The module that runs it.  Raises UserError as `kind_of`."""
-    kind_of(experiment)
-    return cast(Runnable, find(experiment))
-
-
-def types_of(experiment: str) -> dict[str, str]:
-    """The settings of an experiment, without `servers`: key -> annotation."""
-    kind = kind_of(experiment)
-    return {f.name: str(f.type) for f in fields(kind.config) if f.name != "servers"}
-
-
-def try_servers(experiment: str, config: Any) -> None:
-    """Start and stop each server of a run once; make the files that it will serve.
-
-    Raises:
-        UserError: one does not start, or `python` is no interpreter.
-    """
-    bench = Bench.of(config.python)
-    common.try_servers(config.servers, KINDS[experiment].workload(config, bench), bench)
+def about(field: FieldInfo) -> About:
+    """What a field says of itself; nothing if it was declared without `setting`."""
+    extra = field.json_schema_extra
+    found = extra.get("about") if isinstance(extra, dict) else None
+    return found if isinstance(found, About) else About()
 
 
 # -- values -------------------------------------------------------------------------------
@@ -165,101 +133,185 @@ def _levels_of(one: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     return lambda values: tuple(sorted(convert(values)))
 
 
-_TYPES: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "int": ("a whole number", _whole),
-    "float": ("a finite number", _number),
-    "str": ("a text", _text),
-    "str | None": ("a text", lambda value: None if value is None else _text(value)),
-    "tuple[str, ...]": ("a list of texts", _list_of(_text)),
-    "tuple[int, ...]": ("a list of whole numbers", _levels_of(_whole)),
-    "tuple[float, ...]": ("a list of finite numbers", _levels_of(_number)),
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+_TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
+    bool: ("true or false", _truth),
+    int: ("a whole number", _whole),
+    float: ("a finite number", _number),
+    str: ("a text", _text),
+    str | None: ("a text", lambda value: None if value is None else _text(value)),
+    tuple[str, ...]: ("a list of texts", _list_of(_text)),
+    tuple[int, ...]: ("a list of whole numbers", _levels_of(_whole)),
+    tuple[float, ...]: ("a list of finite numbers", _levels_of(_number)),
 }
-"""Annotation -> how a person calls it, and what makes it of a value or fails."""
+"""Type of a field -> how a person calls it, and what makes it of a value or fails."""
+
+LEVELS = (tuple[int, ...], tuple[float, ...])
 
 
-def converted(key: str, value: Any, annotation: str) -> Any:
-    """`value` as a field of that annotation holds it.
+def converted(key: str, value: Any, kind: Any) -> Any:
+    """`value` as a field of the type `kind` holds it.
 
     Raises:
-        UserError: it is of another type.
+        SettingError: it is of another type.
     """
-    meaning, convert = _TYPES[annotation]
+    if kind not in _TYPES:
+        return value
+    meaning, convert = _TYPES[kind]
     try:
         return convert(value)
     except (TypeError, ValueError, OverflowError):
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        raise UserError(f"{key} must be {meaning}, not {shown}") from None
+        raise SettingError(key, f"must be {meaning}, not {shown(value)}") from None
 
 
-FLAGS = {
-    "--server": "servers", "--definitions": "definitions", "--connections": "connections",
-    "--load": "loads", "--workload": "workload", "--slo": "slo_ms", "--timeout": "timeout_s",
-    "--repeats": "repeats", "--duration": "duration_s", "--warmup": "warmup_s",
-    "--seed": "seed", "--python": "python", "--packets": "packets",
-    "--packet-bytes": "packet_bytes", "--out": "out",
-}  # fmt: skip
-"""An option of `sedabench run` -> the key that says the same."""
-_FLAG = re.compile("(" + "|".join(FLAGS) + r")(?![\w-])")
+def shown(value: Any) -> str:
+    """A value in a message, not longer than one reads."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# -- models -------------------------------------------------------------------------------
+
+
+class Settings(BaseModel):
+    """What every experiment is asked; everything that decides what is measured."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
+    )
+
+    QUICK: ClassVar[Mapping[str, Any]] = {"repeats": 2, "duration_s": 1.0, "warmup_s": 0.3}
+    """Other defaults: those of --quick."""
+    QUICK_HELP: ClassVar[str] = "Few repeats and short windows."
+
+    servers: tuple[Any, ...] = setting(
+        (),
+        "A server to compare, one of your own as path/to/file.py:ClassName; repeat it.  "
+        "[default: threaded, eventloop, seda]",
+        option="--server",
+        metavar="[LABEL=]NAME [OPTIONS]",
+    )
+    repeats: int = setting(
+        5, "Trials of each server at each level.", metavar="N", ge=1, le=MAX_REPEATS
+    )
+    duration_s: float = setting(
+        3.0, "Length of the measured window, in seconds.", unit="s", metavar="S", gt=0
+    )
+    warmup_s: float = setting(1.0, "Warm-up before it, in seconds.", unit="s", metavar="S", ge=0)
+    seed: int = setting(2001, "Draws the order of the trials.", metavar="N", ge=0)
+    python: str | None = setting(
+        None, "The servers' interpreter.  [default: this one]", metavar="PATH"
+    )
+
+    @classmethod
+    def of(cls, changes: Mapping[str, Any], *, quick: bool = False) -> Self:
+        """Settings with these keys and, for the others, the defaults; servers may be lacking.
+
+        Raises:
+            SettingError: one that cannot be.
+            UserError: an unknown one.
+        """
+        return validated(cls, {**(cls.QUICK if quick else {}), **changes})
+
+    def but(self, **changes: Any) -> Self:
+        """The same with other values.  Raises as `of`."""
+        kept = {key: getattr(self, key) for key in type(self).model_fields}
+        return validated(type(self), {**kept, **changes})
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_type(cls, value: Any, info: Any) -> Any:
+        """As `_TYPES` has it, within its bounds; levels ascending, each once, at least one."""
+        field = cls.model_fields[info.field_name]
+        if info.field_name == "servers":
+            return _servers(value)
+        kind, said = field.annotation, about(field)
+        try:
+            value = converted(info.field_name, value, kind)
+        except SettingError as error:
+            raise wrong(error.text) from None
+        if kind in LEVELS and not value:
+            raise wrong("names no level; name one at least, 1,16,64 perhaps")
+        if kind in LEVELS and len(set(value)) < len(value):
+            raise wrong("names a level twice; name each once")
+        for one in value if kind in LEVELS else (value,):
+            bounded = isinstance(one, int | float) and not isinstance(one, bool)
+            if bounded and (text := said.wrong(one)):
+                raise wrong(text)
+            if said.known and one not in said.known:
+                raise wrong(f"cannot be {one!r}; {nearest(one, said.known)}")
+        return value
+
+
+def _servers(value: Any) -> tuple[AnyServer, ...]:
+    """Each with texts for a label, an architecture and options: JSON can say other things."""
+    for spec in value:
+        texts = (spec.label, spec.architecture, *spec.options)
+        if not isinstance(spec, ServerSpec | ExternalSpec) or not all(
+            isinstance(text, str) for text in texts
+        ):
+            raise wrong(f"holds {shown(spec)}, which is no server")
+    return tuple(value)
+
+
+def wrong(text: str) -> PydanticCustomError:
+    """What a validator raises; braces are no placeholders."""
+    return PydanticCustomError("wrong", "{text}", {"text": text})
+
+
+def validated(model: type[Model], values: Mapping[str, Any], kind: str = "setting") -> Model:
+    """A model of these values; a key of it is called a `kind`.
+
+    Raises:
+        SettingError: a value that cannot be, or one that is lacking.
+        UserError: an unknown key.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise one_error(error, model, kind) from None
+
+
+def one_error(error: ValidationError, model: type[BaseModel], kind: str) -> UserError:
+    """The first thing that is wrong, in one line."""
+    found = error.errors(include_url=False)
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    key = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return unknown(kind, key, model.model_fields)
+    if first["type"] == "missing":
+        return SettingError(key, "is lacking; it has no default")
+    if first["type"] == "wrong":
+        return SettingError(key, str(first["msg"]))
+    said = str(first["msg"])
+    return SettingError(key, f"cannot be {shown(first['input'])}: {said[:1].lower()}{said[1:]}")
 
 
 @contextmanager
-def in_keys(where: str = "") -> Iterator[None]:
-    """Errors raised inside name keys where the command would name options, after `where`."""
+def at(where: str) -> Iterator[None]:
+    """Errors raised inside say where: in which file, in which run."""
     try:
         yield
     except UserError as error:
-        text = _FLAG.sub(lambda found: FLAGS[found[1]], str(error))
-        raise type(error)(where + text) from error.__cause__
+        line = UserError(f"{where}: {error}")
+        if not isinstance(error, SettingError):
+            line = type(error)(f"{where}: {error}")
+        raise line from error.__cause__
 
 
-# -- experiments --------------------------------------------------------------------------
+# -- options ------------------------------------------------------------------------------
 
 
-def _of_figure1(
-    _config: figure1.Figure1, texts: Sequence[str] | None, _definitions: Sequence[Path]
-) -> tuple[AnyServer, ...] | None:
-    if texts is None:
-        return None
-    return servers_under_test.parse_specs(texts, figure1.DEFAULT_OPTIONS)
-
-
-def _of_overload(
-    config: overload.Overload, texts: Sequence[str] | None, definitions: Sequence[Path]
-) -> tuple[AnyServer, ...] | None:
-    external = load_external(definitions)
-    if texts is None:
-        return overload.with_theirs(config, external) if definitions else None
-    return servers_under_test.parse_specs(texts, overload.default_options(config), external)
-
-
-def _of_peers(
-    _config: peers.Peers, texts: Sequence[str] | None, definitions: Sequence[Path]
-) -> tuple[AnyServer, ...] | None:
-    external = load_external(definitions)
-    if texts is None:
-        return peers.everything(external) if definitions else None
-    return servers_under_test.parse_specs(texts, {}, external)
-
-
-_ANY_SPEED = {"compute_loops_per_us": 1.0}
-"""To try a server with, no calibration is needed."""
-
-
-def _overload_workload(config: overload.Overload, bench: Bench) -> Workload:
-    site = Site.prepare(config.workload, bench, _ANY_SPEED)
-    return config.workload_of(site, overload.plan_of(config)[0], 0.0)
-
-
-def _peers_workload(config: peers.Peers, bench: Bench) -> Workload:
-    return config.workload_of(Site.prepare(peers.WORKLOAD, bench, _ANY_SPEED), 1)
-
-
-KINDS: dict[str, Kind] = {
-    "figure1": Kind(
-        figure1.Figure1, _of_figure1, lambda config, _: config.workload(1), definitions=False
-    ),
-    "overload": Kind(overload.Overload, _of_overload, _overload_workload),
-    "peers": Kind(peers.Peers, _of_peers, _peers_workload),
-}
-"""name -> how it is run from keys and values."""
+def option_of(settings: type[Settings], key: str) -> str:
+    """How a setting is called at the command line: "--duration" for `duration_s`."""
+    field = settings.model_fields.get(key)
+    said = about(field) if field is not None else About()
+    if said.option is not None:
+        return said.option
+    name = key.removesuffix(f"_{said.unit}") if said.unit else key
+    return "--" + name.replace("_", "-")

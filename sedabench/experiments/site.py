@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from sedabench.errors import UserError
-from sedabench.experiments.base import Bench
+from sedabench.experiments.base import Experiment, Rig
+from sedabench.experiments.bench import Bench
+from sedabench.experiments.plan import Cell
 from sedabench.machine.process import Child, ChildError, finish
 from sedabench.trials import http_columns
-from sedabench.trials.trial import READY_S, Workload, after
+from sedabench.trials.trial import READY_S, Measured, Workload, after
 
 MIXES = {"dynamic": "dynamic", "mixed": "mixed", "static": "specweb99"}
 """workload -> the load generator's mix."""
@@ -71,27 +73,55 @@ class Site:
         *,
         tail_s: float = 0.0,
         poll_s: float | None = None,
+        path: str | None = None,
     ) -> Workload:
         """A trial's workload; `arguments` are the load generator's options, without the mix.
 
-        They name at least connections, warmup and duration.
+        They name at least connections, warmup and duration.  With a `path` all
+        requests are for it, and there is no mix.
         """
         words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+        mix = ("--mix", MIXES[self.workload]) if path is None else ()
         return Workload(
             name="http",
             columns=http_columns,
-            arguments=(*words, "--mix", MIXES[self.workload], "--events"),
+            arguments=(*words, *mix, "--events"),
             service="web",
             service_options=self.service_options(),
             connections=int(str(arguments["connections"])),
             warmup_s=float(str(arguments["warmup"])),
             duration_s=float(str(arguments["duration"])),
             tail_s=tail_s,
-            target="http://{address}/",
+            target=f"http://{{address}}{path or '/'}",
             docroot=self.docroot,
             offered=self.workload,
             poll_s=poll_s,
         )
+
+
+_ANY_SPEED = {"compute_loops_per_us": 1.0}
+"""To try a server with, no calibration is needed."""
+
+
+class SiteExperiment(Experiment):
+    """An experiment that serves a site: what its trials share is the `Site`."""
+
+    def offered(self, settings: Any) -> str:
+        return "dynamic"
+
+    def prepare(self, bench: Bench, settings: Any, recorded: Mapping[str, Any]) -> Site:
+        return Site.prepare(self.offered(settings), bench, recorded)
+
+    def prepare_to_try(self, bench: Bench, settings: Any) -> Site:
+        return Site.prepare(self.offered(settings), bench, _ANY_SPEED)
+
+    def manifest(self, settings: Any, shared: Site) -> dict[str, Any]:
+        return {"compute_loops_per_us": shared.loops_per_us}
+
+    def measure(self, rig: Rig, cell: Cell) -> Measured:
+        measured = super().measure(rig, cell)
+        measured.row.update(workload=self.offered(rig.settings))
+        return measured
 
 
 def calibrate(bench: Bench) -> float:

@@ -1,23 +1,22 @@
-"""The figures of `overload`: goodput, latency, tail and fairness; `plots_spike` draws the spike.
+"""The figures of `overload`: goodput, latency, tail and fairness; `spike.py` draws the spike.
 
-Each function takes a run and what `overload_analysis` found in it, and gives a
-`Figure`, or None when the run has nothing to show in it.  Colour, marker and
+Each function takes a run, and what `analysis.overload` found in it where the
+caller has it already, and gives a `Figure`, or None when the run has nothing
+to show in it.  Colour, marker and
 line style tell a server as in every figure of this project; a hollow point is
 an invalid trial.  Rates and fairness begin at 0; latencies are logarithmic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sedabench.analysis.overload import Findings, Level, analyse
 from sedabench.analysis.stats import Interval
-from sedabench.figures import plots
-from sedabench.figures.plots import GREY
+from sedabench.figures import style
+from sedabench.figures.style import GREY, draws
 from sedabench.results.folder import Run
-from sedabench.results.raw_trials import damage_is_named, raw_trial
+from sedabench.results.raw_trials import raw_trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,35 +30,10 @@ _SHIFT = 0.006
 _WIDTH_IN, _LEFT_IN, _TOP_IN, _ROW_IN = 9.6, 0.8, 1.0, 0.19
 
 
-def draw(run: Run) -> list[Path]:
-    """Draw every figure that the run has something for, as PNG and SVG in its folder.
-
-    Raises:
-        DamagedRunError: what the folder holds cannot be drawn.
-    """
-    from sedabench.figures.spike import spike
-
-    if not len(run.trials):
-        return []
-    makers: dict[str, Callable[[Run, Findings], Figure | None]] = {
-        "goodput": goodput, "latency": latency, "spike": spike, "tail": tail, "fairness": fairness,
-    }  # fmt: skip
-    findings = analyse(run)
-    made: dict[str, Figure] = {}
-    paths: list[Path] = []
-    with plots.style():
-        for name, make in makers.items():
-            with damage_is_named(run, f"its figure {name!r} cannot be drawn"):
-                figure = make(run, findings)
-                if figure is not None:
-                    made[name] = figure
-        for name, figure in made.items():
-            paths += plots.save(figure, run.path / name)
-    return paths
-
-
-def goodput(run: Run, findings: Findings) -> Figure | None:
+@draws("goodput", "phase", "load", "throughput_rps", "goodput_rps")
+def goodput(run: Run, findings: Findings | None = None) -> Figure | None:
     """Throughput and goodput against offered load."""
+    findings = findings or analyse(run)
     page = _Page(run, findings, 2)
     if not page.has("throughput_rps", "goodput_rps"):
         return None
@@ -78,8 +52,10 @@ def goodput(run: Run, findings: Findings) -> Figure | None:
     return page.finish("What is left of the peak when more is asked for than can be answered?")
 
 
-def latency(run: Run, findings: Findings) -> Figure | None:
+@draws("latency", "phase", "load", "latency_p50_us", "latency_p99_us")
+def latency(run: Run, findings: Findings | None = None) -> Figure | None:
     """Median and 99th percentile of the answers' latency against offered load, logarithmic."""
+    findings = findings or analyse(run)
     page = _Page(run, findings, 2)
     if not page.has("latency_p50_us", "latency_p99_us"):
         return None
@@ -92,14 +68,16 @@ def latency(run: Run, findings: Findings) -> Figure | None:
     limits = [limit for axes in page.axes for limit in axes.get_ylim()]
     for axes in page.axes:
         axes.set_ylim(min(*limits, findings.slo_ms / 1.5), max(*limits, findings.slo_ms * 1.5))
-        plots.decades(axes.yaxis)
+        style.decades(axes.yaxis)
         _slo_line(axes, findings.slo_ms, label=axes is page.axes[0])
     page.axes[0].set_ylabel("latency (ms, log)", fontsize=9.5)
     return page.finish("How long does an answer take, from the time it was due?")
 
 
-def fairness(run: Run, findings: Findings) -> Figure | None:
+@draws("fairness", "phase", "load", "jain_fairness")
+def fairness(run: Run, findings: Findings | None = None) -> Figure | None:
     """Jain's index over the connections against offered load."""
+    findings = findings or analyse(run)
     page = _Page(run, findings, 1)
     if not page.has("jain_fairness"):
         return None
@@ -110,8 +88,10 @@ def fairness(run: Run, findings: Findings) -> Figure | None:
     return page.finish("Is every connection served alike?")
 
 
-def tail(run: Run, findings: Findings) -> Figure | None:
+@draws("tail", "phase", "load")
+def tail(run: Run, findings: Findings | None = None) -> Figure | None:
     """The share of answers that took longer, at the loads nearest `TAILS`, log-log."""
+    findings = findings or analyse(run)
     sweep = run.trials[run.trials["phase"] == "sweep"]
     loads = sorted(sweep["load"].dropna().round(6).unique())
     chosen = sorted({min(loads, key=lambda load: abs(load - want)) for want in TAILS if loads})
@@ -132,16 +112,16 @@ def tail(run: Run, findings: Findings) -> Figure | None:
         axes.set_xlim(min(x for x, _ in drawn) / 1.2, longest_ms * 1.4)
         axes.set_ylim(lowest / 1.5, 1.25)
         axes.axvline(findings.slo_ms, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
-        plots.plain(axes)
-        plots.decades(axes.xaxis)
-        plots.decades(axes.yaxis, 100, " %")
+        style.plain(axes)
+        style.decades(axes.xaxis)
+        style.decades(axes.yaxis, 100, " %")
         axes.grid(axis="x", color="#E4E4E4", linewidth=0.7)
         axes.set_xlabel("latency from the scheduled time (ms, log)", fontsize=9.5)
         axes.set_title(
             f"at {load:g} times the capacity\n", fontsize=10, loc="left", linespacing=1.5
         )
         axes.text(
-            0, 1.015, plots.label(_answered(findings, float(load)), 84), transform=axes.transAxes,
+            0, 1.015, style.label(_answered(findings, float(load)), 84), transform=axes.transAxes,
             fontsize=8, color=GREY, ha="left", va="bottom",
         )  # fmt: skip
         axes.text(
@@ -172,14 +152,14 @@ class _Page:
         self.trials = run.trials[run.trials["phase"] == "sweep"] if trials is None else trials
         self.servers = [server.server for server in findings.servers]
         self.levels = {server.server: server.levels for server in findings.servers}
-        self.marks = plots.slots([(s.server, s.architecture) for s in findings.servers])
+        self.marks = style.slots([(s.server, s.architecture) for s in findings.servers])
         specs = {spec["label"]: spec for spec in run.manifest["parameters"]["servers"]}
         self.handles = [
-            plots.server_handle(self.marks[server], plots.title_of(specs[server]))
+            style.server_handle(self.marks[server], style.title_of(specs[server]))
             for server in self.servers
         ]
-        self.invalid = plots.invalid_handles(self.trials)
-        rows = plots.legend_rows(self.handles) + plots.legend_rows(self.invalid)
+        self.invalid = style.invalid_handles(self.trials)
+        rows = style.legend_rows(self.handles) + style.legend_rows(self.invalid)
         self.bottom_in = 0.52 + _ROW_IN * rows + 0.45
         height_in = 3.1 + top_in + self.bottom_in
         self.figure = Figure(figsize=(_WIDTH_IN, height_in), layout=None, facecolor="white")
@@ -205,16 +185,16 @@ class _Page:
         for place, server in enumerate(self.servers):
             index = self.marks[server]
             found = [(level, _interval(level, field)) for level in self.levels[server]]
-            plots.curve(axes, index, [(v.load, i) for v, i in found], factor)
+            style.curve(axes, index, [(v.load, i) for v, i in found], factor)
             shift = (place - (len(self.servers) - 1) / 2) * _SHIFT * most
             mine = self.trials[self.trials["server"] == server]
-            plots.points(axes, index, mine["load"] + shift, mine[column] * factor, mine["valid"])
+            style.points(axes, index, mine["load"] + shift, mine[column] * factor, mine["valid"])
         axes.axvline(1, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=0)
         axes.set_xlim(0, most * 1.03)
         capacity = self.findings.capacity_rps
         of = f", {capacity:,.0f} requests/s" if capacity else ""
         axes.set_xlabel(f"offered load (multiples of the capacity{of})", fontsize=9.5)
-        plots.plain(axes)
+        style.plain(axes)
 
     def finish(self, question: str, marks: str | None = None) -> Figure:
         """Heading, legends and footer."""
@@ -224,24 +204,15 @@ class _Page:
             for level in levels
             if level.goodput_rps is not None
         }
-        subtitle = marks or f"points: repeats, line: median, band: {plots.band(kinds)}"
-        plots.heading(self.figure, question, f"{workload_text(self.run)}; {subtitle}")
+        subtitle = marks or f"points: repeats, line: median, band: {style.band(kinds)}"
+        style.heading(self.figure, question, f"{style.workload_text(self.run)}; {subtitle}")
         height_in = float(self.figure.get_size_inches()[1])
         top_in = self.bottom_in - 0.52
-        plots.legend(self.figure, self.handles, top_in / height_in, 9.0)
-        top_in -= _ROW_IN * plots.legend_rows(self.handles)
-        plots.legend(self.figure, self.invalid, top_in / height_in, 8.2)
-        plots.footer(self.figure, self.run)
+        style.legend(self.figure, self.handles, top_in / height_in, 9.0)
+        top_in -= _ROW_IN * style.legend_rows(self.handles)
+        style.legend(self.figure, self.invalid, top_in / height_in, 8.2)
+        style.footer(self.figure, self.run)
         return self.figure
-
-
-def workload_text(run: Run) -> str:
-    """What was asked of the servers, for a subtitle."""
-    parameters = run.manifest["parameters"]
-    return (
-        f"workload {plots.label(parameters['workload'])}, open loop over loopback, "
-        f"{parameters['connections']} connections"
-    )
 
 
 def _interval(level: Level, field: str) -> Interval | None:
@@ -251,7 +222,7 @@ def _interval(level: Level, field: str) -> Interval | None:
 
 def _tails(axes: Axes, run: Run, index: int, trials: pd.DataFrame) -> list[tuple[float, float]]:
     """One line a trial that has a distribution; returns every point (ms, share)."""
-    colour, marker, line = plots.marks(index)
+    colour, marker, line = style.marks(index)
     drawn: list[tuple[float, float]] = []
     for number, valid in zip(trials["trial"], trials["valid"], strict=True):
         found = ((raw_trial(run, int(number)) or {}).get("result") or {}).get("latency_quantiles")
@@ -265,7 +236,7 @@ def _tails(axes: Axes, run: Run, index: int, trials: pd.DataFrame) -> list[tuple
                   alpha=0.85, zorder=3)  # fmt: skip
         axes.plot(
             *curve[-1], linestyle="none", marker=marker, zorder=4 if valid else 5,
-            **plots.point(colour, bool(valid)),
+            **style.point(colour, bool(valid)),
         )  # fmt: skip
         drawn += curve
     return drawn

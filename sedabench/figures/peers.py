@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from sedabench.analysis.figure1 import servers_of
 from sedabench.analysis.stats import Interval, median
-from sedabench.figures import plots
+from sedabench.figures import style
+from sedabench.figures.style import draws
 from sedabench.results.folder import Run
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _LETTER_IN = 0.075
 _LONGEST_LABEL = 30
 
 
+@draws("throughput", "connections", "workload", "throughput_rps")
 def throughput(run: Run) -> Figure | None:
     """Median, interval and every trial of each server; None when no trial has a throughput."""
     from matplotlib.figure import Figure
@@ -33,14 +35,14 @@ def throughput(run: Run) -> Figure | None:
         return None
     specs = {spec["label"]: spec for spec in run.manifest["parameters"]["servers"]}
     servers = servers_of(run)
-    marks = plots.slots([(server, specs[server]["architecture"]) for server in servers])
-    names = [plots.label(plots.title_of(specs[server]), _LONGEST_LABEL) for server in servers]
+    marks = style.slots([(server, specs[server]["architecture"]) for server in servers])
+    names = [style.label(style.title_of(specs[server]), _LONGEST_LABEL) for server in servers]
     levels = sorted({int(level) for level in run.trials["connections"]})
-    invalid = plots.invalid_handles(run.trials)
-    bottom_in = _BOTTOM_IN + _ROW_IN * plots.legend_rows(invalid)
+    invalid = style.invalid_handles(run.trials)
+    bottom_in = _BOTTOM_IN + _ROW_IN * style.legend_rows(invalid)
     height_in = bottom_in + _LINE_IN * len(servers) + _TOP_IN
     figure = Figure(figsize=(_WIDTH_IN, height_in), layout=None, facecolor="white")
-    left = (plots.MARGIN_IN + 0.2 + _LETTER_IN * max(map(len, names))) / _WIDTH_IN
+    left = (style.MARGIN_IN + 0.2 + _LETTER_IN * max(map(len, names))) / _WIDTH_IN
     gap = 0.02
     width = (0.985 - left - gap * (len(levels) - 1)) / len(levels)
     most = float(run.trials["throughput_rps"].max())
@@ -56,14 +58,14 @@ def throughput(run: Run) -> Figure | None:
             kinds |= {found.kind} if found else set()
         axes.set_title(f"{level} connection{'' if level == 1 else 's'}", fontsize=10, loc="left")
         _dress(axes, names if number == 0 else [""] * len(names), most, len(levels))
-    plots.heading(
+    style.heading(
         figure,
         "How much does each server answer?",
-        f"workload {plots.label(run.trials['workload'].dropna().iloc[0])}, closed loop over "
-        f"loopback; points: repeats, stroke: median, bar: {plots.band(kinds)}",
+        f"workload {style.label(run.trials['workload'].dropna().iloc[0])}, closed loop over "
+        f"loopback; points: repeats, stroke: median, bar: {style.band(kinds)}",
     )
-    plots.legend(figure, invalid, (bottom_in - 0.52) / height_in, 8.2)
-    plots.footer(figure, run)
+    style.legend(figure, invalid, (bottom_in - 0.52) / height_in, 8.2)
+    style.footer(figure, run)
     return figure
 
 
@@ -71,7 +73,7 @@ def _server(axes: Axes, index: int, place: int, trials: pd.DataFrame) -> Interva
     """Draw one server's line of a panel; returns the interval, None without a valid trial."""
     values = trials[trials["valid"]]["throughput_rps"].dropna()
     found = median(values.to_numpy(float)) if len(values) else None
-    colour, _, _ = plots.marks(index)
+    colour, _, _ = style.marks(index)
     if found:
         axes.plot(
             [found.low, found.high], [place, place], color=colour, linewidth=9, alpha=0.2,
@@ -79,14 +81,14 @@ def _server(axes: Axes, index: int, place: int, trials: pd.DataFrame) -> Interva
         )  # fmt: skip
         axes.plot([found.value] * 2, [place - 0.32, place + 0.32], color=colour, linewidth=1.8)
     level = trials["throughput_rps"] * 0 + place
-    plots.points(axes, index, trials["throughput_rps"], level, trials["valid"])
+    style.points(axes, index, trials["throughput_rps"], level, trials["valid"])
     return found
 
 
 def _dress(axes: Axes, names: list[str], most: float, panels: int) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    plots.plain(axes)
+    style.plain(axes)
     axes.grid(axis="x", color="#E4E4E4", linewidth=0.7)
     axes.set_xlim(0, most * 1.06)
     axes.set_ylim(len(names) - 0.5, -0.5)

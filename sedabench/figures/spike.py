@@ -14,10 +14,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sedabench.analysis.overload import Findings
+from sedabench.analysis.overload import Findings, analyse
 from sedabench.analysis.spike import Spike, recovery, spikes
-from sedabench.figures import plots
-from sedabench.figures.plots import COLOURS, GREY, LINES
+from sedabench.figures import style
+from sedabench.figures.style import COLOURS, GREY, LINES, draws
 from sedabench.results.folder import Run
 
 if TYPE_CHECKING:
@@ -33,10 +33,12 @@ _HEAD_IN = 0.85
 """What stands over a row of panels inside a server: its name, legend and titles."""
 
 
-def spike(run: Run, findings: Findings) -> Figure | None:
+@draws("spike", "phase", "load", "server")
+def spike(run: Run, findings: Findings | None = None) -> Figure | None:
     """One trial a server: the first valid one, else the first; None without any."""
     from matplotlib.figure import Figure
 
+    findings = findings or analyse(run)
     chosen: dict[str, Spike] = {}
     for one in sorted(spikes(run), key=lambda s: not s.valid):
         chosen.setdefault(one.server, one)
@@ -45,7 +47,7 @@ def spike(run: Run, findings: Findings) -> Figure | None:
     if not shown:
         return None
     staged = [one for one in shown if any((said.get("stages") or ()) for said in one.inside)]
-    width_in = max(9.6, plots.MARGIN_IN + 0.2 + _COLUMN_IN * len(shown))
+    width_in = max(9.6, style.MARGIN_IN + 0.2 + _COLUMN_IN * len(shown))
     inside_in = (_ROW_IN + _HEAD_IN) * len(staged) + (0.2 if staged else 0)
     height_in = _TOP_IN + 2 * _ROW_IN + _GAP_IN + inside_in + _BOTTOM_IN
     figure = Figure(figsize=(width_in, height_in), layout=None, facecolor="white")
@@ -77,7 +79,7 @@ def _row(figure: Figure, columns: int, top_in: float, *, share: bool) -> list[Ax
         box = (left + column * (width + gap), 1 - (top_in + _ROW_IN) / height_in, width,
                _ROW_IN / height_in)  # fmt: skip
         axes = figure.add_axes(box)
-        plots.plain(axes)
+        style.plain(axes)
         axes.tick_params(labelsize=8.5)
         if share and column:
             axes.tick_params(labelleft=False)
@@ -107,12 +109,12 @@ def _rates(axes: Axes, one: Spike) -> None:
         zorder=3,
     )  # fmt: skip
     axes.tick_params(labelbottom=False)
-    title = plots.label(one.server, 30)
+    title = style.label(one.server, 30)
     axes.set_title(title if one.valid else f"{title}: invalid", fontsize=10.5, loc="left",
                    fontweight="bold")  # fmt: skip
     if not one.valid:
         axes.text(
-            0.02, 0.97, textwrap.fill(plots.label(one.invalid_reason, 120), 44),
+            0.02, 0.97, textwrap.fill(style.label(one.invalid_reason, 120), 44),
             transform=axes.transAxes, fontsize=7.5, color=GREY, ha="left", va="top",
         )  # fmt: skip
 
@@ -204,14 +206,14 @@ def _inside(figure: Figure, one: Spike, top_in: float) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     handles = [
         Line2D([], [], color=_stage_marks(rank)[0], linestyle=_stage_marks(rank)[1], linewidth=1.4,
-               label=plots.label(name, 20))
+               label=style.label(name, 20))
         for rank, name in enumerate(names)
     ]  # fmt: skip
     if others:
         handles.append(Line2D([], [], color="#BBBBBB", linewidth=0.9, label="other stages"))
     y = 1 - (top_in - 0.36) / height_in
     figure.text(
-        plots.MARGIN_IN / width_in, y, f"inside {plots.label(one.server, 24)}",
+        style.MARGIN_IN / width_in, y, f"inside {style.label(one.server, 24)}",
         fontsize=10.5, fontweight="bold", ha="left", va="center",
     )  # fmt: skip
     figure.legend(
@@ -278,12 +280,10 @@ def _words(
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    from sedabench.figures.overload import workload_text
-
-    plots.heading(
+    style.heading(
         figure,
         "What does a spike do, and how long does it stay?",
-        f"{workload_text(run)}; bins of 100 ms; shaded: the spike",
+        f"{style.workload_text(run)}; bins of 100 ms; shaded: the spike",
     )
     rates[0].set_ylabel("requests/s", fontsize=9)
     latencies[0].set_ylabel("latency (ms, log)", fontsize=9)
@@ -299,7 +299,7 @@ def _words(
     ]
     figure.legend(
         handles=handles, loc="upper left", frameon=False, fontsize=8.8, handlelength=2.4,
-        bbox_to_anchor=((plots.MARGIN_IN - 0.06) / width_in, 1 - 0.66 / height_in),
+        bbox_to_anchor=((style.MARGIN_IN - 0.06) / width_in, 1 - 0.66 / height_in),
         ncols=len(handles), columnspacing=1.4, borderaxespad=0, borderpad=0,
     )  # fmt: skip
-    plots.footer(figure, run)
+    style.footer(figure, run)

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sedabench.errors import UserError, one_line
+from sedabench.errors import SettingError, one_line
 from sedabench.machine.process import finish
 
 PACKAGES = (
@@ -305,11 +305,11 @@ def probe_interpreter(path: str) -> Interpreter:
         found = json.loads(done.stdout)
         old = tuple(found.pop("version_info")) < (3, 11)
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{path!r} is no Python interpreter; give --python the path of one"
-        ) from None
+        said = f"{path!r} is no Python interpreter; name the path of one"
+        raise SettingError("python", said) from None
     if old:
-        raise UserError(f"{path!r} is Python {found['version']}; the servers need 3.11 or newer")
+        said = f"{path!r} is Python {found['version']}; the servers need 3.11 or newer"
+        raise SettingError("python", said)
     environment = dict(os.environ)
     if not found.pop("imports_servers"):
         home = Path(__file__).resolve().parents[2]

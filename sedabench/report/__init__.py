@@ -4,14 +4,12 @@ The page is one file that asks the network for nothing, and says so in its
 content security policy: styles and scripts are inside it, and a script whose
 digest the policy does not name does not run, whatever text a folder holds.
 Tables and sentences are in the HTML, so they are there without JavaScript;
-figures are drawn from JSON by `chart.js`, tables sorted by `table.js`.
+figures are drawn from JSON by `chart.js`, tables sorted by `table.js`.  Sentences
+and figures are those of the run's experiment.
 
     __init__.py            runs in, a file out: what is refused, how the page is put together
     content.py             what a run says in words and tables
     trials.py              the table of trials; invalid ones and warnings, counted
-    charts.py              what a figure is, and the figures of most experiments
-    charts_overload.py     those that `overload` alone has: tail, spike, inside
-    swarm.py               sentences and figures of a swarm
     page.html, page.css    template (Jinja2, autoescaped) and style
     axes.js, chart.js      how a figure is drawn and read
     table.js               how a table is sorted and filtered
@@ -23,15 +21,15 @@ import base64
 import hashlib
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from loadgen.output import visible
 from sedabench.errors import UserError, one_line
+from sedabench.experiments.registry import of_run, shown_by
 from sedabench.report.content import Section, section
 from sedabench.results.folder import MANIFEST, Run, load_run, runs_inside, write_atomically
-from sedabench.results.raw_trials import damage_is_named
 
 DEFAULT_NAME = "report.html"
 GENERATOR = "sedabench report"
@@ -45,7 +43,9 @@ _HERE = Path(__file__).parent
 SCRIPTS = ("axes.js", "chart.js", "table.js")
 
 
-def write(folders: Sequence[Path], out: Path | None = None) -> Path:
+def write(
+    folders: Sequence[Path], out: Path | None = None, say: Callable[[str], None] = lambda _: None
+) -> Path:
     """Report on the runs in `folders`; return the file that was written.
 
     A suite's folder stands for its runs.  Without `out`: `report.html` in that one
@@ -65,7 +65,7 @@ def write(folders: Sequence[Path], out: Path | None = None) -> Path:
     runs = [load_run(folder) for folder in once.values()]
     check_reportable(runs)
     check_out(out)
-    data = page(runs).encode("utf-8", "replace")
+    data = page(runs, say).encode("utf-8", "replace")
     try:
         write_atomically(out, data)
     except OSError as error:
@@ -143,16 +143,18 @@ def check_out(out: Path) -> None:
         raise UserError(f"{out} exists and is no report of ours; name another file with --out")
 
 
-def page(runs: Sequence[Run]) -> str:
-    """The whole page.
+def page(runs: Sequence[Run], say: Callable[[str], None] = lambda _: None) -> str:
+    """The whole page; what is to be known about how it was made is said.
 
     Raises:
         DamagedRunError: what a folder holds cannot be understood.
     """
     sections = []
     for number, run in enumerate(runs, start=1):
-        with damage_is_named(run, "its report cannot be made"):
-            sections.append(section(run, number))
+        experiment = of_run(run)
+        say(experiment.note)
+        with shown_by(experiment, run, "its report cannot be made"):
+            sections.append(section(run, number, experiment))
     return render(sections)
 
 

@@ -7,7 +7,6 @@ cannot be seen is made visible, and the template escapes the rest.
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sedabench.analysis.compare import QUESTIONS
 from sedabench.errors import one_line
-from sedabench.experiments import EXPERIMENTS, find
-from sedabench.report.charts import Chart, Panel, charts, servers
+from sedabench.experiments.base import Experiment
+from sedabench.figures.charts import Chart, Panel, servers
 from sedabench.report.trials import Column, Reason, Row, columns_of, number, reasons, rows_of
 from sedabench.results.folder import Run
 
@@ -26,14 +24,6 @@ Fact = tuple[str, str]
 
 NOTHING = "\u2013"
 """Stands where there is no value."""
-
-SENTENCES = {
-    "figure1": "sedabench.analysis.figure1",
-    "overload": "sedabench.analysis.overload_findings",
-    "peers": "sedabench.experiments.peers",
-    "swarm": "sedabench.report.swarm",
-}
-"""experiment -> the module whose `sentences(run)` say what was found."""
 
 _TOLD_ELSEWHERE = frozenset((
     "schema", "experiment", "status", "started_utc", "ended_utc", "parameters",
@@ -83,7 +73,7 @@ class Section:
     rest: str
 
 
-def section(run: Run, number: int) -> Section:
+def section(run: Run, number: int, experiment: Experiment) -> Section:
     """Everything that the page says of a run; `number` is its place on the page, from 1."""
     manifest = run.manifest
     parameters: dict[str, Any] = manifest["parameters"]
@@ -97,7 +87,7 @@ def section(run: Run, number: int) -> Section:
     return Section(
         id=f"run{number}",
         experiment=manifest["experiment"],
-        question=_question(manifest["experiment"]),
+        question=experiment.summary,
         path=_path(run),
         started=str(manifest.get("started_utc") or ""),
         status=_status(run),
@@ -108,13 +98,18 @@ def section(run: Run, number: int) -> Section:
         ),
         servers=_servers(parameters.get("servers") or ()),
         command=shlex.join(command),
-        found=sentences(run),
-        charts=tuple((c, tuple(_medians(p) for p in c.panels if _tabled(p))) for c in charts(run)),
+        found=tuple(experiment.sentences(run)),
+        charts=tuple(
+            (c, tuple(_medians(p) for p in c.panels if _tabled(p))) for c in experiment.charts(run)
+        ),
         columns=columns,
         rows=rows_of(run.trials, columns),
         invalid=reasons(run.trials[~valid], "invalid_reason"),
         warned=reasons(run.trials, "warnings"),
-        warnings=tuple(str(text) for text in manifest.get("warnings") or ()),
+        warnings=(
+            *([experiment.note] if experiment.note else []),
+            *(str(text) for text in manifest.get("warnings") or ()),
+        ),
         machine=(*_facts(machine), *_programs(manifest)),
         limits=(
             *(
@@ -134,32 +129,6 @@ def section(run: Run, number: int) -> Section:
 def _path(run: Run) -> str:
     """As it was named; the folder's own name where that says nothing, as of "."."""
     return str(run.path) if run.path.name not in ("", "..") else run.path.resolve().name
-
-
-def _question(experiment: str) -> str:
-    return find(experiment).SUMMARY if experiment in EXPERIMENTS else experiment
-
-
-def sentences(run: Run) -> tuple[str, ...]:
-    """What was found, computed from the trials."""
-    module = SENTENCES.get(run.manifest["experiment"])
-    if module is not None:
-        return tuple(importlib.import_module(module).sentences(run))
-    return tuple(_highest(run))
-
-
-def _highest(run: Run) -> list[str]:
-    """Of an experiment without sentences of its own: who answers most at each level."""
-    metric, level = "throughput_rps", "connections"
-    if not {metric, level, "server"} <= set(run.trials):
-        return []
-    valid = run.trials[run.trials["valid"] & run.trials[metric].notna()]
-    said = []
-    for value, cell in valid.groupby(level):
-        medians = cell.groupby("server")[metric].median().sort_values(ascending=False)
-        listed = ", ".join(f"{server} {rate:,.0f}" for server, rate in medians.items())
-        said.append(f"At {value} connections, median requests/s over the valid trials: {listed}.")
-    return said
 
 
 def _status(run: Run) -> str:
@@ -312,9 +281,8 @@ def _again(run: Run, command: Sequence[str], number: int) -> tuple[str, ...]:
         suite = any(word.endswith(".toml") for word in words[1:2])
         out = "results/again" if suite or number == 1 else f"results/again-{number}"
         lines.append(shlex.join([name, *_without_out(words), "--out", out]))
-        if run.manifest["experiment"] in QUESTIONS:
-            again = f"{out}/{run.path.name}" if suite else out
-            lines.append(shlex.join([name, "compare", _path(run), again]))
+        again = f"{out}/{run.path.name}" if suite else out
+        lines.append(shlex.join([name, "compare", _path(run), again]))
     return tuple(one_line(line) for line in lines)
 
 

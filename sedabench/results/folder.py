@@ -39,7 +39,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sedabench.errors import DamagedRunError, UserError, one_line
+from sedabench.errors import DamagedRunError, SettingError, UserError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,9 +80,16 @@ class Run:
         Raises:
             DamagedRunError: the file cannot be read or is no JSON object.
         """
-        from sedabench.results.raw_trials import raw_trial
-
-        return raw_trial(self, trial)
+        path = self.path / "trials" / f"{trial:03d}.json"
+        try:
+            found = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DamagedRunError(f"{path} cannot be read: {one_line(str(error))}") from None
+        if not isinstance(found, dict):
+            raise DamagedRunError(f"{path} holds no JSON object; restore it")
+        return found
 
 
 def utc_now() -> str:
@@ -115,13 +122,13 @@ def check_new_folder(path: Path) -> None:
     except OSError as error:
         raise _unwritable(path, error.strerror) from None
     if not there.is_dir():
-        raise UserError(f"{path}: {there} is not a folder; name another folder with --out")
+        raise SettingError("out", f"{path}: {there} is not a folder; name another folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise _unwritable(path, f"no permission in {there}")
 
 
 def _unwritable(path: Path, why: str | None) -> UserError:
-    return UserError(f"{path} cannot be written ({why}); name another folder with --out")
+    return SettingError("out", f"{path} cannot be written ({why}); name another folder")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -7,7 +7,6 @@ its records; one that cannot be understood is damage, and is named.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,21 +16,8 @@ from sedabench.results.folder import Run
 
 
 def raw_trial(run: Run, trial: int) -> dict[str, Any] | None:
-    """The record of a trial; None when the folder has none.
-
-    Raises:
-        DamagedRunError: the file cannot be read or is no JSON object.
-    """
-    path = run.path / "trials" / f"{trial:03d}.json"
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DamagedRunError(f"{path} cannot be read: {one_line(str(error))}") from None
-    if not isinstance(found, dict):
-        raise DamagedRunError(f"{path} holds no JSON object; restore it")
-    return found
+    """The record of a trial; None when the folder has none: `Run.raw`."""
+    return run.raw(trial)
 
 
 @contextmanager

@@ -18,18 +18,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from sedabench.figures.swarm import TIMELINE
 from sedabench.machine import facts as machine
 from sedabench.results.folder import Column, RunWriter, Value, utc_now, write_atomically
 from sedabench.swarm import server as swarm_server
 from sedabench.swarm.server import Moment, ServerWatch
+from sedabench.swarm.settings import Swarm
 from sedabench.trials import http_columns
-
-if TYPE_CHECKING:
-    from sedabench.swarm.run import Swarm
-
-TIMELINE = "timeline.json"
 
 COLUMNS = (
     *http_columns.COLUMNS,

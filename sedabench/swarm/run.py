@@ -3,17 +3,13 @@
 The master is `locust -f loadgen/locustfile.py --master`; it keeps what was
 measured in a file of JSON, rewritten every second.  This module starts it, and
 with `--local N` its workers too, and has each version of that file made into
-the run folder (`swarm_folder.py`).  Whatever ends, what was measured is kept.
-
-This is also the experiment `swarm` for everything that reads run folders:
-`draw` and `show` at the end.
+the run folder (`folder.py`).  Whatever ends, what was measured is kept.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import signal
 import socket
@@ -22,86 +18,26 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedabench import scratch
-from sedabench.errors import StoppedBySignal, UserError, one_line
+from sedabench.errors import StoppedBySignal, UserError
 from sedabench.experiments.plan import signals_as_exceptions
 from sedabench.machine.process import Child, before_exec
 from sedabench.results.folder import Run, check_new_folder, load_run
 from sedabench.swarm.folder import SwarmFolder
 from sedabench.swarm.server import ServerWatch
+from sedabench.swarm.settings import Swarm
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-NAME = "swarm"
-SUMMARY = "one load from many machines, through Locust's master and workers"
+    pass
 
 POLL_S = 0.2
 
 STOP_S = 15.0
 """How long the master may take to stop its workers and to write what it has."""
-
-
-@dataclass(frozen=True)
-class Swarm:
-    """What is asked of a swarm; names are those of the locustfile's options."""
-
-    target: str
-    rate: float = 1000.0
-    shape: str = "steady"
-    duration: float = 10.0
-    warmup: float = 1.0
-    loads: str = "0.5,1,1.5,2"
-    spike: str = "3,5,5"
-    arrivals: str = "poisson"
-    mix: str = ""
-    connections: int = 64
-    timeout: float = 5.0
-    slo: float = 100.0
-    seed: int = 1
-    spin: bool = False
-    admin: str = ""
-    allow_remote: bool = False
-
-    def arguments(self) -> list[str]:
-        """As options of the locustfile."""
-        found = []
-        for name, value in asdict(self).items():
-            option = "--" + name.replace("_", "-")
-            if isinstance(value, bool):
-                found += [option] if value else []
-            elif value != "":
-                found += [option, f"{value}"]
-        return found
-
-    @property
-    def trials(self) -> int:
-        return len(self.loads.split(",")) if self.shape == "overload" else 1
-
-    @property
-    def lasts_s(self) -> float:
-        return self.trials * (self.warmup + self.duration)
-
-
-def own_duration_s(shape: str, spike: str) -> float:
-    """How long the trials of a shape count if nobody says.
-
-    Raises:
-        UserError: `spike` is no F,AT,FOR.
-    """
-    from loadgen.net.targets import LoadError
-    from loadgen.swarm.plan import spike_duration_s
-
-    if shape != "spike":
-        return 10.0
-    try:
-        return spike_duration_s(spike)
-    except LoadError as error:
-        raise UserError(str(error)) from None
 
 
 def locust_command() -> list[str]:
@@ -358,59 +294,3 @@ def _interrupt(pid: int) -> None:
         os.kill(pid, signal.SIGINT)
     except ProcessLookupError:
         pass
-
-
-# -- the experiment, for those who read run folders ---------------------------------------
-
-
-def draw(run: Run) -> list[Path]:
-    """`timeline.png` and `.svg`; nothing when there is no timeline to draw."""
-    from sedabench.figures import plots
-    from sedabench.figures import swarm as plots_swarm
-
-    figure = plots_swarm.timeline(run)
-    return plots.save(figure, run.path / "timeline") if figure else []
-
-
-def show(run: Run, console: Console) -> None:
-    """Print the table of trials, and what is to be known about them."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for heading in (
-        "trial", "load", "workers", "asked/s", "offered/s", "answered/s", "good/s", "p50 ms",
-        "p99 ms", "valid",
-    ):  # fmt: skip
-        table.add_column(heading, justify="right", no_wrap=True)
-    for trial in run.trials.to_dict("records"):
-        table.add_row(
-            str(trial["trial"]), f"{trial['load']:g}", str(trial["workers"]),
-            *(f"{trial[name]:,.1f}" for name in
-              ("asked_rps", "offered_rps", "throughput_rps", "goodput_rps")),
-            *(_ms(trial[name]) for name in ("latency_p50_us", "latency_p99_us")),
-            "yes" if trial["valid"] else "NO",
-        )  # fmt: skip
-    console.print(table)
-    said = list(run.manifest["warnings"])
-    for trial in run.trials.to_dict("records"):
-        lines = [] if trial["valid"] else [f"not valid: {trial['invalid_reason']}"]
-        failed = ", ".join(f"{trial[name]:,} {words}" for name, words in FAILED if trial[name])
-        if failed:
-            lines.append(f"of {trial['scheduled']:,} requests: {failed}")
-        own = trial["warnings"].split(" | ") if isinstance(trial["warnings"], str) else []
-        lines += [f"warning: {text}" for text in own if text and text not in said]
-        for line in lines:
-            console.print(f"trial {trial['trial']}: {line}", markup=False, highlight=False)
-    for warning in said:
-        console.print(f"warning: {one_line(warning)}", markup=False, highlight=False)
-
-
-FAILED = (
-    ("rejected", "rejected (503)"), ("wrong", "wrong replies"), ("timeouts", "timed out"),
-    ("connection_errors", "lost with their connection"), ("never_sent", "never sent"),
-)  # fmt: skip
-
-
-def _ms(latency_us: float) -> str:
-    return "-" if math.isnan(latency_us) else f"{latency_us / 1e3:,.3f}"

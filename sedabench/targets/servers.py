@@ -16,13 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-from sedabench.errors import UserError, unknown
+from sedabench.errors import SettingError, UserError, unknown
 from sedabench.machine.facts import Interpreter
-
-if TYPE_CHECKING:
-    from sedabench.targets.external import ExternalSpec
+from sedabench.targets.external.definition import ExternalSpec
+from sedabench.targets.ours import architectures
 
 _LABEL = re.compile(r"\s*([^\s=\-][^\s=]*)\s*=\s*(.*)", re.DOTALL)
 _RESERVED = ("--service", "--host", "--port", "--admin-port", "--packets", "--packet-bytes")
@@ -54,7 +53,7 @@ class ServerSpec:
         ]  # fmt: skip
 
 
-AnyServer: TypeAlias = "ServerSpec | ExternalSpec"
+AnyServer: TypeAlias = ServerSpec | ExternalSpec
 
 
 def parse_spec(
@@ -65,24 +64,27 @@ def parse_spec(
     """Read one `--server`; `defaults` are an experiment's options by architecture.
 
     Raises:
-        UserError: no such server, or an option that the experiment sets itself.
+        SettingError: no such server, or an option that the experiment sets itself.
     """
     match = _LABEL.fullmatch(text)
     label, body = (match[1], match[2]) if match else (None, text)
     try:
         words = shlex.split(body)
     except ValueError as error:
-        raise UserError(f"--server {text!r} cannot be read: {error}; check its quotes") from None
+        raise SettingError(
+            "servers", f"{text!r} cannot be read: {error}; check its quotes"
+        ) from None
     if label is not None and not label.isprintable():
-        raise UserError(f"--server {text!r}: a label takes no characters that cannot be seen")
+        raise SettingError("servers", f"{text!r}: a label takes no characters that cannot be seen")
     if not words:
-        raise UserError(f"--server {text!r} names no architecture; try --server eventloop")
+        raise SettingError("servers", f"{text!r} names no architecture; write eventloop, perhaps")
     architecture, *options = words
     if architecture in external:
         if options or label:
-            raise UserError(
-                f"--server {text!r}: {architecture} takes neither options nor another name; "
-                "write a definition of your own"
+            raise SettingError(
+                "servers",
+                f"{text!r}: {architecture} takes neither options nor another name; "
+                "write a definition of your own",
             )
         return external[architecture]
     known = {**architectures(), **external}
@@ -93,7 +95,9 @@ def parse_spec(
         raise unknown("server", architecture, known)
     for word in options:
         if word.split("=")[0] in _RESERVED:
-            raise UserError(f"--server {text!r}: {word} is set by the experiment; leave it out")
+            raise SettingError(
+                "servers", f"{text!r}: {word} is set by the experiment; leave it out"
+            )
     if not options:
         return ServerSpec(label or architecture, architecture, defaults.get(architecture, ()))
     return ServerSpec(label or " ".join(words), architecture, tuple(options))
@@ -106,12 +110,12 @@ def _own(name: str) -> str:
     """
     where, _, attribute = name.rpartition(":")
     if not where or not attribute:
-        raise UserError(f"--server {name!r} names no class; write path/to/file.py:ClassName")
+        raise SettingError("servers", f"{name!r} names no class; write path/to/file.py:ClassName")
     if not (where.endswith(".py") or os.sep in where):
         return name
     path = Path(where).expanduser()
     if not path.is_file():
-        raise UserError(f"--server {name!r}: there is no file {where}; check the path")
+        raise SettingError("servers", f"{name!r}: there is no file {where}; check the path")
     return f"{os.path.relpath(path)}:{attribute}"
 
 
@@ -132,27 +136,6 @@ def parse_specs(
             unnamed = _LABEL.sub(r"\2", text).strip().replace("'", "'\"'\"'")
             quoted = f"'NAME={unnamed}'"
             raise UserError(
-                f"two servers are called {label!r}; give one a name of its own: --server {quoted}"
+                f"two servers are called {label!r}; give one a name of its own: {quoted}"
             )
     return specs
-
-
-def architectures() -> dict[str, str]:
-    """The registry of architectures: name -> "module:class"."""
-    from servers.architecture import ARCHITECTURES
-
-    return dict(ARCHITECTURES)
-
-
-def services() -> dict[str, str]:
-    """The registry of services: name -> "module:class"."""
-    from servers.services import SERVICES
-
-    return dict(SERVICES)
-
-
-def home_of_servers() -> Path:
-    """The folder that holds the package `servers`."""
-    import servers
-
-    return Path(next(iter(servers.__path__))).parent

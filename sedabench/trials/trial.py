@@ -34,6 +34,7 @@ from sedabench.errors import UserError
 from sedabench.machine.facts import Cores, Interpreter
 from sedabench.machine.process import Child, ChildError
 from sedabench.results.folder import Value
+from sedabench.targets.external import start_external
 from sedabench.targets.servers import AnyServer, ServerSpec
 from sedabench.trials.columns import Columns, kinds
 from sedabench.trials.readings import Edge, context_switches, read_edge, read_moment, rss_bytes
@@ -136,7 +137,9 @@ def start_server(
     if not isinstance(spec, ServerSpec):
         docroot = workload.docroot or Path(os.devnull)
         try:
-            return spec.start(docroot, cores, service=workload.offered, python=interpreter.path)
+            return start_external(
+                spec, docroot, cores, service=workload.offered, python=interpreter.path
+            )
         except UserError as error:
             raise ChildError(str(error)) from None
     options = ["--grace", str(GRACE_S), *workload.service_options]

@@ -7,18 +7,20 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from sedabench.experiments.figure1 import Figure1
-from sedabench.experiments.plan import blocked_order
+from sedabench.experiments.bench import parameters
+from sedabench.experiments.figure1 import Figure1Settings
+from sedabench.experiments.registry import find
 from sedabench.machine import facts as machine
 from sedabench.results.folder import RunWriter, Value
 from sedabench.trials.burst_columns import COLUMNS
 
 MakeRun = Callable[..., Path]
+FIGURE1, OVERLOAD, PEERS = find("figure1"), find("overload"), find("peers")
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -32,19 +34,18 @@ def bandwidth(server: str, connections: int, noise: random.Random) -> float:
 
 def write_run(
     path: Path,
-    config: Figure1 | None = None,
+    config: Figure1Settings | None = None,
     *,
     invalid: Sequence[tuple[int, str]] = (),
     stop_after: int | None = None,
     client_cpu: float = 0.8,
 ) -> Path:
     """A run folder as `sedabench run figure1` writes it, with invented results."""
-    config = config or Figure1.quick()
-    labels = [spec.label for spec in config.servers]
-    plan = blocked_order(labels, config.connections, config.repeats, config.seed)
+    config = config or FIGURE1.settings(quick=True)
+    plan = FIGURE1.plan(config)
     manifest = {
         "experiment": "figure1", "status": "complete", "started_utc": "2026-01-31T12:00:00Z",
-        "ended_utc": "2026-01-31T12:10:00Z", "parameters": asdict(config), "seed": config.seed,
+        "ended_utc": "2026-01-31T12:10:00Z", "parameters": parameters(config), "seed": config.seed,
         "warnings": [], "resumed": [], "machine": machine.facts(), "git": machine.git_state(),
         "versions": machine.versions(), "plan": plan,
         "interpreters": {"server": {"title": "CPython 3.11.7 (GIL)"}},

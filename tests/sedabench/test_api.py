@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import signal
 import subprocess
@@ -12,15 +13,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 
 import sedabench
-from sedabench.experiments import settings
-from sedabench.experiments.figure1 import Figure1
-from sedabench.experiments.overload import Overload
+from sedabench.cli.main import cli
+from sedabench.experiments.bench import parameters
+from sedabench.experiments.configure import configure, keys_of
+from sedabench.experiments.registry import find, runnable_names
+from sedabench.experiments.settings import option_of
 from sedabench.targets.servers import ServerSpec
-from tests.sedabench.conftest import MakeRun
+from tests.sedabench.conftest import FIGURE1, OVERLOAD, MakeRun
 from tests.sedabench.invented_overload import write_overload_run
 from tests.sedabench.test_figure1 import wait_for
 from tests.sedabench.test_suite import waits_in_a_trial
@@ -48,11 +52,11 @@ MISTAKES: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "no repeats": ("figure1", {"repeats": 0}, "repeats must be at least 1"),
     "too many repeats": ("figure1", {"repeats": 10**9}, "repeats must be at most"),
     "negative seed": ("peers", {"seed": -1}, "seed must be at least 0"),
-    "level twice": ("peers", {"connections": [4, 4]}, "twice in connections"),
-    "no load": ("overload", {"loads": []}, "write loads 0.5,1,2"),
-    "definitions": ("figure1", {"definitions": ["mine.toml"]}, "figure1 takes no definitions"),
+    "level twice": ("peers", {"connections": [4, 4]}, "connections names a level twice"),
+    "no load": ("overload", {"loads": []}, "loads names no level"),
+    "definitions": ("figure1", {"definitions": ["mine.toml"]}, "definitions is nothing for"),
     "no definitions": ("peers", {"definitions": ["none.toml"]}, "none.toml cannot be read"),
-    "interpreter": ("figure1", {**TINY, "python": "/bin/false"}, "give python the path of one"),
+    "interpreter": ("figure1", {**TINY, "python": "/bin/false"}, "python '/bin/false' is no"),
     "option": ("figure1", {**TINY, "servers": ["seda --batch x"]}, "servers 'seda --batch x' does"),
 }  # fmt: skip
 
@@ -120,8 +124,8 @@ def test_only_the_main_thread_runs_experiments(tmp_path: Path) -> None:
 
 
 def test_keywords_make_the_settings_that_the_command_line_makes() -> None:
-    found = settings.configure(
-        "overload", {"loads": np.array([2, 0.5]), "slo_ms": np.float64(50), "repeats": np.int64(3)},
+    found = configure(
+        OVERLOAD, {"loads": np.array([2, 0.5]), "slo_ms": np.float64(50), "repeats": np.int64(3)},
         quick=True, servers=("seda", "eventloop"),
     )  # fmt: skip
     servers = (
@@ -129,29 +133,27 @@ def test_keywords_make_the_settings_that_the_command_line_makes() -> None:
         ServerSpec("eventloop", "eventloop"),
     )
     assert found.servers[0].options[:2] == ("--admission-target-ms", "25")
-    assert found == Overload.quick(loads=(0.5, 2.0), slo_ms=50.0, repeats=3, servers=servers)
+    assert found == OVERLOAD.settings(
+        quick=True, loads=(0.5, 2.0), slo_ms=50.0, repeats=3, servers=servers
+    )
     assert type(found.repeats) is int
-    assert settings.configure("figure1", {}, quick=False) == Figure1.full()
+    assert configure(FIGURE1, {}, quick=False) == FIGURE1.settings()
 
 
-def test_every_setting_of_every_experiment_can_be_said_again() -> None:
-    """Whatever a field of settings is annotated with, `configure` knows how to read it."""
-    for experiment, kind in settings.KINDS.items():
-        usual = kind.config.quick()
-        keys = settings.types_of(experiment)
-        said = settings.configure(experiment, {key: getattr(usual, key) for key in keys})
-        assert all(getattr(said, key) == getattr(usual, key) for key in keys), experiment
-
-
-def test_every_option_of_the_command_has_its_key() -> None:
-    """Messages name keys; an option that is missing from FLAGS would slip through."""
-    from sedabench.cli.run import run as command
-
-    for experiment in settings.KINDS:
-        options = {
-            name for p in command.commands[experiment].params for name in p.opts if name != "--help"
-        }
-        assert options - {"--quick", "--resume"} <= set(settings.FLAGS), experiment
+@pytest.mark.parametrize("name", runnable_names())
+def test_every_setting_of_every_experiment_can_be_said_again(name: str) -> None:
+    """As keys, and as JSON from a manifest; and each is an option of the command."""
+    experiment = find(name)
+    usual = experiment.settings(quick=True)
+    said = configure(experiment, {key: getattr(usual, key) for key in keys_of(experiment)})
+    assert said.but(servers=usual.servers) == usual
+    recorded = {**json.loads(json.dumps(parameters(usual))), "servers": usual.servers}
+    assert experiment.Settings.of(recorded) == usual
+    command = cli.commands["run"].get_command(click.Context(cli), name)  # type: ignore[attr-defined]
+    options = {name for param in command.params for name in param.opts}
+    assert {option_of(experiment.Settings, key) for key in experiment.Settings.model_fields} <= (
+        options
+    )
 
 
 def test_findings_are_the_sentences_of_the_command(make_run: MakeRun) -> None:

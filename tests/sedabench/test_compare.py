@@ -15,17 +15,25 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
 
-from sedabench.analysis.compare import CellComparison, Comparison, better, compare
+from sedabench.analysis import compare as comparing
+from sedabench.analysis.compare import CellComparison, Comparison, better
 from sedabench.analysis.family_test import FAMILY_WISE, enough, permutation_test
 from sedabench.cli.compare import compare as command
 from sedabench.errors import UserError
-from sedabench.experiments.figure1 import Figure1
-from sedabench.results.folder import load_run
-from tests.sedabench.conftest import MakeRun
+from sedabench.experiments.registry import of_run
+from sedabench.results.folder import Run, load_run
+from tests.sedabench.conftest import FIGURE1, MakeRun
 from tests.sedabench.invented_overload import write_overload_run
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "figure1"
-FIVE = Figure1.quick(repeats=5, connections=(1, 16, 64))
+
+
+def compare(a: Run, b: Run, metrics: tuple[str, ...] = ()) -> Comparison:
+    """By what their experiment is compared by, as the command does."""
+    return comparing.compare(a, b, of_run(a).question_of(a), metrics)
+
+
+FIVE = FIGURE1.settings(quick=True, repeats=5, connections=(1, 16, 64))
 
 Row = dict[str, str]
 Values = npt.NDArray[np.float64]
@@ -138,7 +146,9 @@ def test_of_a_latency_less_is_better_and_of_the_unknown_nothing_is_said(
 
 def test_two_or_three_repeats_are_too_few_to_tell(make_run: MakeRun, tmp_path: Path) -> None:
     for repeats, told in ((2, False), (3, False), (4, True)):
-        a = make_run(f"a{repeats}", config=Figure1.quick(repeats=repeats, connections=(1, 16)))
+        a = make_run(
+            f"a{repeats}", config=FIGURE1.settings(quick=True, repeats=repeats, connections=(1, 16))
+        )
         b = edited(a, tmp_path / f"b{repeats}", scaled("seda", 0.1))
         said = verdicts(compare(load_run(a), load_run(b)))["seda"]
         assert said == {"slower" if told else "too few repeats to tell"}
@@ -161,8 +171,8 @@ def test_invalid_trials_do_not_count_and_their_number_is_said(
 
 
 def test_cells_that_one_run_has_alone_are_listed(make_run: MakeRun) -> None:
-    a = make_run("a", config=Figure1.quick(repeats=1, connections=(1, 16, 64)))
-    b = make_run("b", config=Figure1.quick(repeats=1, connections=(16, 256)))
+    a = make_run("a", config=FIGURE1.settings(quick=True, repeats=1, connections=(1, 16, 64)))
+    b = make_run("b", config=FIGURE1.settings(quick=True, repeats=1, connections=(16, 256)))
     found = compare(load_run(a), load_run(b))
     assert {cell.level for cell in found.cells} == {(16,)}
     output = invoke(a, b).output
@@ -296,7 +306,6 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "a limit that is no number": (("a", "a", "--fail-if-slower", "nan"), "is no limit"),
     "a limit without end": (("a", "a", "--fail-if-slower", "inf"), "is no limit"),
     "another experiment": (("a", "overload"), "of figure1 and"),
-    "an experiment that has no comparison": (("later", "later"), "'later'"),
     "no cell in common": (("a", "far"), "no server and level in common"),
     "a run without a trial": (("a", "empty"), "no server and level in common"),
     "a metric that is none": (("a", "a", "--metric", "bandwith_bps"), "did you mean 'bandwidth_b"),
@@ -315,12 +324,15 @@ def test_what_cannot_be_compared_is_said_in_one_line(
 ) -> None:
     made = {
         "a": lambda: make_run("a", config=FIVE),
-        "two": lambda: make_run("two", config=Figure1.quick(repeats=2, connections=(1,))),
-        "far": lambda: make_run("far", config=Figure1.quick(repeats=2, connections=(3,))),
+        "two": lambda: make_run(
+            "two", config=FIGURE1.settings(quick=True, repeats=2, connections=(1,))
+        ),
+        "far": lambda: make_run(
+            "far", config=FIGURE1.settings(quick=True, repeats=2, connections=(3,))
+        ),
         "empty": lambda: make_run("empty", config=FIVE, stop_after=0),
         "overload": lambda: manifest_edited(make_run("overload"), experiment="overload"),
         "folder": lambda: (tmp_path / "folder").mkdir(),
-        "later": lambda: manifest_edited(make_run("later"), experiment="later"),
     }
     for name in {*arguments} & {*made}:
         made[name]()
@@ -329,6 +341,14 @@ def test_what_cannot_be_compared_is_said_in_one_line(
     assert isinstance(error, UserError)
     assert says in str(error)
     assert "\n" not in str(error)
+
+
+def test_an_experiment_that_nobody_knows_is_compared_by_its_columns(make_run: MakeRun) -> None:
+    path = manifest_edited(make_run("later", config=FIVE), experiment="later")
+    done = invoke(path, path, "--json")
+    assert done.exit_code == 0, done.output
+    assert "by what its folder says alone: unknown experiment 'later'" in done.stderr
+    assert set(json.loads(done.stdout)["metrics"]) == {"bandwidth_bps", "ack_p99_us"}
 
 
 def test_importing_the_command_imports_nothing_heavy() -> None:

@@ -21,7 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sedabench.errors import UserError
-from sedabench.experiments.settings import configure
+from sedabench.experiments.configure import configure
+from sedabench.experiments.registry import find
 from sedabench.machine.process import ChildError
 from sedabench.targets.external import (
     ExternalServer,
@@ -29,6 +30,7 @@ from sedabench.targets.external import (
     available,
     joining,
     load_external,
+    start_external,
     tree_cpu_ns,
     tree_rss_bytes,
     tree_threads,
@@ -163,7 +165,7 @@ def test_what_is_not_installed_is_told_with_its_package(tmp_path: Path) -> None:
     specs = load_external([path])
     assert "x" not in available(specs)
     with pytest.raises(UserError, match=r"no program 'no-such-program'.* Debian package x-server"):
-        specs["x"].start(tmp_path)
+        start_external(specs["x"], tmp_path)
 
 
 def test_a_file_may_have_braces_of_its_own(tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_servers_that_are_not_ours_join_overload_where_they_offer_the_workload(
 
     def labels(workload: str, quick: bool, *definitions: Path) -> list[str]:
         settings = {"workload": workload}
-        config = configure("overload", settings, quick=quick, definitions=definitions)
+        config = configure(find("overload"), settings, quick=quick, definitions=definitions)
         return [spec.label for spec in config.servers]
 
     for quick, also in (
@@ -235,7 +237,7 @@ def test_a_server_of_ones_own_is_started_answers_and_is_gone_afterwards(
     (tmp_path / "page").write_bytes(b"hello")
     spec = define(FILE_SERVER, 'ready = "GET /page"', 'services = ["static"]')
     core = min(os.sched_getaffinity(0))
-    with spec.start(tmp_path, [core]) as server:
+    with start_external(spec, tmp_path, [core]) as server:
         message = announced(server)
         assert get(message, "/page") == [(200, b"hello")]
         own = psutil.Process(message["pid"])
@@ -275,7 +277,7 @@ def test_a_server_of_ones_own_may_be_in_another_language(tmp_path: Path) -> None
     spec = load_external([path])["own"]
     if reason := spec.missing():
         pytest.skip(reason)
-    with spec.start(tmp_path) as server:
+    with start_external(spec, tmp_path) as server:
         message = announced(server)
         assert get(message, "/page", "/none", "/page")[1:] == [(404, b""), (200, b"hello")]
         os.kill(message["pid"], signal.SIGKILL)
@@ -289,7 +291,7 @@ def test_the_announcement_has_what_our_own_servers_say(define: Define, tmp_path:
         [sys.executable, "-m", "servers", "eventloop", "--service", "web", "--port", "0"],
         stdout=subprocess.PIPE,
     )
-    with own, define(FILE_SERVER).start(tmp_path) as server:
+    with own, start_external(define(FILE_SERVER), tmp_path) as server:
         assert own.stdout is not None
         ours = json.loads(own.stdout.readline())
         own.terminate()
@@ -308,7 +310,7 @@ def test_files_are_written_where_dir_says_with_their_own_braces(
     """
     spec = define(program, "files.\"sub/a.conf\" = 'location / { root ${x}; listen {cores}; }'")
     with (
-        spec.start(tmp_path, [0]) as server,
+        start_external(spec, tmp_path, [0]) as server,
         pytest.raises(ChildError, match=r"location / \{ root \$\{x\}; listen 1; \}"),
     ):
         announced(server)
@@ -320,7 +322,7 @@ def test_a_command_that_dies_at_once_shows_its_last_lines(define: Define, tmp_pa
     )
     words = r"line 5 / line 6 / line 7 / line 8 / see the manual"
     with (
-        spec.start(tmp_path) as server,
+        start_external(spec, tmp_path) as server,
         pytest.raises(ChildError, match=f"^own ended with exit status 1: {words}$"),
     ):
         announced(server)
@@ -329,7 +331,7 @@ def test_a_command_that_dies_at_once_shows_its_last_lines(define: Define, tmp_pa
 def test_a_command_that_is_killed_says_by_what(define: Define, tmp_path: Path) -> None:
     spec = define("import os; print('so far', end='', flush=True); os.kill(os.getpid(), 9)")
     with (
-        spec.start(tmp_path) as server,
+        start_external(spec, tmp_path) as server,
         pytest.raises(ChildError, match=r"was killed by SIGKILL; its last output: so far$"),
     ):
         announced(server)
@@ -344,7 +346,7 @@ def test_a_server_that_never_gets_ready_shows_its_last_lines(
         pathlib.Path(sys.argv[2], "said").touch()
         time.sleep(600)
     """
-    with define(program).start(tmp_path) as server:
+    with start_external(define(program), tmp_path) as server:
         wait_for(lambda: (tmp_path / "said").exists())
         with pytest.raises(
             ChildError,
@@ -356,7 +358,7 @@ def test_a_server_that_never_gets_ready_shows_its_last_lines(
 def test_an_answer_that_time_will_not_cure_is_told_at_once(define: Define, tmp_path: Path) -> None:
     spec = define(FILE_SERVER, 'ready = "GET /nowhere"')
     with (
-        spec.start(tmp_path) as server,
+        start_external(spec, tmp_path) as server,
         pytest.raises(ChildError, match=r"answered 404 to GET /nowhere; its last output: .*404"),
     ):
         announced(server)
@@ -384,7 +386,7 @@ def test_an_access_log_does_not_hide_why_a_server_is_not_ready(
     define: Define, tmp_path: Path
 ) -> None:
     spec = define(SLOW_START.replace("PATIENCE", "10**9"), 'ready = "GET /healthz"')
-    with spec.start(tmp_path) as server:
+    with start_external(spec, tmp_path) as server:
         wait_for(lambda: (tmp_path / "asked3").exists())
         with pytest.raises(
             ChildError,
@@ -397,7 +399,7 @@ def test_a_server_that_was_slow_to_get_ready_is_not_blamed_for_it_later(
     define: Define, tmp_path: Path
 ) -> None:
     spec = define(SLOW_START.replace("PATIENCE", "2"), 'ready = "GET /healthz"')
-    with spec.start(tmp_path) as server:
+    with start_external(spec, tmp_path) as server:
         message = announced(server)
         with pytest.raises((OSError, http.client.HTTPException)):
             get(message, "/end")
@@ -417,7 +419,7 @@ def test_a_server_that_goes_to_the_background_is_told_and_does_not_stay(
         time.sleep(600)
     """
     with (
-        define(program).start(tmp_path) as server,
+        start_external(define(program), tmp_path) as server,
         pytest.raises(ChildError, match="went to the background"),
     ):
         announced(server)
@@ -441,7 +443,7 @@ FORKING = """
 
 
 def test_workers_are_counted_and_nothing_of_the_tree_stays(define: Define, tmp_path: Path) -> None:
-    with define(FORKING).start(tmp_path) as server:
+    with start_external(define(FORKING), tmp_path) as server:
         pid = announced(server)["pid"]
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
         assert len(family) == 3
@@ -459,9 +461,9 @@ def test_nothing_stays_when_the_driver_is_killed(define: Define, tmp_path: Path)
     driver = f"""
 import sys, time
 from pathlib import Path
-from sedabench.targets.external import load_external
+from sedabench.targets.external import load_external, start_external
 spec = load_external([Path({str(tmp_path / "own.toml")!r})])["own"]
-server = spec.start(Path({str(tmp_path)!r}))
+server = start_external(spec, Path({str(tmp_path)!r}))
 print(server.next_message(time.monotonic_ns() + 60 * 10**9, "get ready")["pid"], flush=True)
 time.sleep(600)
 """
@@ -509,7 +511,9 @@ def test_every_server_of_the_project_serves_a_document_root(label: str, docroot:
         pytest.skip(reason)
     assert spec.version()
     paths = ["/docroot.json", "/dir00000/class0_0", "/dir00000/class2_8", "/dir00000/class3_8"]
-    with spec.start(docroot, sorted(os.sched_getaffinity(0))[:1], connections=4) as server:
+    with start_external(
+        spec, docroot, sorted(os.sched_getaffinity(0))[:1], connections=4
+    ) as server:
         message = announced(server)
         replies = get(message, *paths, "/nowhere", "/dir00000/class1_0?x=1", paths[0])
         family = psutil.Process(message["pid"]).children(recursive=True)
@@ -525,6 +529,6 @@ def test_our_small_servers_do_not_leave_the_root(label: str, docroot: Path) -> N
     if reason := spec.missing():
         pytest.skip(reason)
     (docroot.parent / "secret").write_bytes(b"secret")
-    with spec.start(docroot) as server:
+    with start_external(spec, docroot) as server:
         replies = get(announced(server), "/../secret", "/%2e%2e/secret", "/")
     assert [status for status, _ in replies] == [404, 404, 404]

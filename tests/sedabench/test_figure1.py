@@ -16,9 +16,8 @@ import pytest
 
 import sedabench
 from sedabench.analysis import figure1 as summary
-from sedabench.experiments.figure1 import Figure1
 from sedabench.figures import plots
-from tests.sedabench.conftest import MakeRun
+from tests.sedabench.conftest import FIGURE1, MakeRun
 
 TINY = ("--connections", "1,4", "--repeats", "1", "--duration", "0.2", "--warmup", "0.05")
 TWO = (*TINY, "--server", "eventloop", "--server", "threaded")
@@ -248,7 +247,7 @@ def test_invalid_trials_are_drawn_hollow_with_their_reason(make_run: MakeRun) ->
 
 
 def test_sentences_say_what_is_kept_of_the_peak(make_run: MakeRun) -> None:
-    config = Figure1.quick(repeats=5)
+    config = FIGURE1.settings(quick=True, repeats=5)
     threaded, _, _ = summary.sentences(sedabench.load_run(make_run(config=config)))
     assert threaded.startswith("threaded keeps ")
     assert "at 1024 connections, 95 % interval" in threaded
@@ -261,7 +260,7 @@ def test_sentences_admit_when_the_load_generator_was_the_limit(make_run: MakeRun
 
 
 def test_sentences_admit_that_limit_at_the_last_level_too(make_run: MakeRun) -> None:
-    run = sedabench.load_run(make_run(config=Figure1.quick(repeats=5)))
+    run = sedabench.load_run(make_run(config=FIGURE1.settings(quick=True, repeats=5)))
     run.trials.loc[run.trials["connections"] == 1024, "client_cpu"] = 1.0
     threaded, _, _ = summary.sentences(run)
     assert "at 1024 connections the load generator's core was saturated" in threaded
@@ -269,7 +268,7 @@ def test_sentences_admit_that_limit_at_the_last_level_too(make_run: MakeRun) -> 
 
 
 def test_sentences_of_a_server_that_failed_say_why(make_run: MakeRun) -> None:
-    config = Figure1.quick(connections=(1, 4), repeats=1)
+    config = FIGURE1.settings(quick=True, connections=(1, 4), repeats=1)
     run = sedabench.load_run(make_run(config=config, invalid=[(n, "it broke") for n in range(6)]))
     assert summary.sentences(run) == [
         f"{name}: no valid trial (it broke)." for name in ("threaded", "eventloop", "seda")

@@ -14,18 +14,16 @@ from typing import Any
 
 import pytest
 
-from sedabench import experiments, load_run, report
+from sedabench import load_run, report
 from sedabench.errors import UserError
-from sedabench.experiments.base import draw
-from sedabench.experiments.figure1 import Figure1
-from sedabench.experiments.figure1 import draw as draw_figure1
-from sedabench.figures import plots
+from sedabench.experiments.carry_out import draw
+from sedabench.experiments.registry import find, of_run
+from sedabench.figures import plots, style
 from sedabench.progress import standard_output
 from sedabench.results.folder import Column, RunWriter
-from sedabench.swarm import run as swarm
 from sedabench.targets.external import load_external
 from sedabench.targets.servers import ServerSpec, parse_spec, parse_specs
-from tests.sedabench.conftest import Command, MakeRun
+from tests.sedabench.conftest import FIGURE1, Command, MakeRun
 from tests.sedabench.invented_overload import MODELS, write_overload_run
 from tests.sedabench.test_peers import a_run
 from tests.sedabench.test_swarm_folder import OVERLOAD, whole_run
@@ -54,7 +52,7 @@ def figure1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.sedabench.conftest import write_run
 
     servers = tuple(ServerSpec(label, "seda") for label in LABELS)
-    config = replace(Figure1.quick(), servers=servers, connections=(1, 16), repeats=1)
+    config = FIGURE1.settings(servers=servers, connections=(1, 16), repeats=1)
     return write_run(tmp_path_factory.mktemp("foreign") / "run", config)
 
 
@@ -67,14 +65,14 @@ def overload(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_figure1_draws_a_label_as_it_is(figure1: Path) -> None:
-    _, svg = draw_figure1(load_run(figure1))
+    _, svg = FIGURE1.draw(load_run(figure1))
     found = " ".join(texts_of(svg))
     for label in LABELS:
         assert label.replace("--", "- -") in found.replace("--", "- -")
 
 
 def test_overload_draws_a_label_as_it_is(overload: Path) -> None:
-    drawn = experiments.find("overload").draw(load_run(overload))
+    drawn = find("overload").draw(load_run(overload))
     assert len(drawn) >= 8
     for svg in drawn:
         if svg.suffix == ".svg":
@@ -88,14 +86,14 @@ def test_peers_draws_a_label_as_it_is(tmp_path: Path) -> None:
     figure = plots.throughput(run)
     assert figure is not None
     figure.savefig(tmp_path / "mine.svg")  # outside of our settings, as in a notebook
-    _, svg = plots.save(figure, tmp_path / "figure")
+    _, svg = style.save(figure, tmp_path / "figure")
     for file in (svg, tmp_path / "mine.svg"):
         assert r"$\frac{$" in texts_of(file)
 
 
 def test_a_swarm_draws_its_target_as_it_is_and_its_axis_as_numbers(tmp_path: Path) -> None:
     config = replace(OVERLOAD, target=r"http://127.0.0.1:1/$\frac{$")
-    _, svg = swarm.draw(load_run(whole_run(tmp_path / "run", config)))
+    _, svg = find("swarm").draw(load_run(whole_run(tmp_path / "run", config)))
     found = texts_of(svg)
     assert any(r"/$\frac{$" in text for text in found)
     assert not any("mathdefault" in text for text in found)
@@ -104,7 +102,7 @@ def test_a_swarm_draws_its_target_as_it_is_and_its_axis_as_numbers(tmp_path: Pat
 def test_a_table_has_a_label_as_it_is(figure1: Path, overload: Path) -> None:
     for path in (figure1, overload):
         run = load_run(path)
-        said = shown_by(lambda c, r=run: experiments.find(r.manifest["experiment"]).show(r, c))
+        said = shown_by(lambda c, r=run: of_run(r).show(r, c))
         for label in ("[red]x[/]", "[/]", ":heart:", "=1+1"):
             assert label in said
 
@@ -173,7 +171,7 @@ def test_a_hint_can_be_pasted_whatever_a_server_is_called() -> None:
     text = "seda --x 'it'\"'\"'s'"
     with pytest.raises(UserError) as caught:
         parse_specs([text, text], {})
-    word = str(caught.value).partition("--server ")[2]
+    word = str(caught.value).partition("a name of its own: ")[2]
     assert shlex.split(word) == [f"NAME={text}"]
 
 
@@ -187,7 +185,7 @@ def test_a_figure_that_cannot_be_drawn_loses_nothing(
         raise RuntimeError("no\nink")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", broken)
-    assert draw(draw_figure1, run) == []
+    assert draw(FIGURE1, run) == []
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
         "warning: a figure cannot be drawn (no ink); the data is kept, try again with: "
@@ -202,5 +200,5 @@ def test_a_full_disk_spoils_the_figure_and_not_the_run(make_run: MakeRun) -> Non
     path = make_run()
     (path / ".figure.png.tmp").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"No space left.*sedabench plot") as caught:
-        draw_figure1(load_run(path))
+        FIGURE1.draw(load_run(path))
     assert "damaged" not in str(caught.value)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from loadgen.cli.load import load
 from sedabench.cli.main import cli
-from sedabench.experiments.settings import kind_of
+from sedabench.experiments.registry import find
 
 
 def every_command(command: click.Command = cli, *names: str) -> Iterator[tuple[str, ...]]:
@@ -37,14 +37,15 @@ def test_the_help_of_every_command_has_an_example(names: tuple[str, ...]) -> Non
     assert " ".join(("sedabench", *names)) in examples
 
 
-@pytest.mark.parametrize("experiment", ["overload", "peers"])
+@pytest.mark.parametrize("experiment", ["figure1", "overload", "peers"])
 def test_the_help_of_an_experiment_has_the_defaults_of_its_settings(experiment: str) -> None:
-    config = kind_of(experiment).config
+    settings = find(experiment).Settings
+    full, short = settings.of({}), settings.of({}, quick=True)
     shown = CliRunner().invoke(cli, ["run", experiment, "--help"], prog_name="sedabench").output
     words = " ".join(shown.split())
     for flag, value, quick in (
-        ("--warmup S", config.full().warmup_s, config.quick().warmup_s),
-        ("--repeats INTEGER RANGE", config.full().repeats, config.quick().repeats),
+        ("--warmup S", full.warmup_s, short.warmup_s),
+        ("--repeats N", full.repeats, short.repeats),
     ):
         said = words.partition(flag)[2].partition("]")[0]
         assert said.endswith(f"[default: {value:g}; {quick:g} with --quick")

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 import sedabench
 from sedabench.errors import DamagedRunError, UserError
-from sedabench.experiments import base as common
-from sedabench.experiments import overload, peers
-from sedabench.experiments.overload import Overload, plan_of
+from sedabench.experiments import bench as common
+from sedabench.experiments import carry_out, overload
+from sedabench.experiments.overload import OverloadSettings, workload_at
 from sedabench.experiments.site import Site
 from sedabench.results.folder import Value
 from sedabench.targets import servers as servers_under_test
 from sedabench.trials import http_columns
-from tests.sedabench.conftest import Command
+from sedabench.trials.trial import Measured
+from tests.sedabench.conftest import OVERLOAD, PEERS, Command
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def command(sedabench: Command) -> Command:
 SITE = Site("dynamic", 20.0, None)
 
 
-def cells(config: Overload, phase: str) -> list[dict[str, Any]]:
-    return [cell for cell in plan_of(config) if cell["phase"] == phase]
+def cells(config: OverloadSettings, phase: str) -> list[dict[str, Any]]:
+    return [cell for cell in OVERLOAD.plan(config) if cell["phase"] == phase]
 
 
 def option(arguments: tuple[str, ...], name: str) -> str:
@@ -41,8 +42,8 @@ def option(arguments: tuple[str, ...], name: str) -> str:
 
 
 def test_capacity_comes_first_then_the_sweep_then_one_spike_a_server() -> None:
-    config = Overload.quick(repeats=3, loads=(0.5, 2.0))
-    plan = plan_of(config)
+    config = OVERLOAD.settings(quick=True, repeats=3, loads=(0.5, 2.0))
+    plan = OVERLOAD.plan(config)
     assert [cell["trial"] for cell in plan] == list(range(len(plan)))
     phases = [cell["phase"] for cell in plan]
     assert phases == ["capacity"] * 6 + ["sweep"] * 18 + ["spike"] * 3
@@ -53,8 +54,8 @@ def test_capacity_comes_first_then_the_sweep_then_one_spike_a_server() -> None:
 
 
 def test_the_order_is_drawn_from_the_seed() -> None:
-    assert plan_of(Overload.full(seed=5)) == plan_of(Overload.full(seed=5))
-    assert plan_of(Overload.full(seed=5)) != plan_of(Overload.full(seed=6))
+    assert OVERLOAD.plan(OVERLOAD.settings(seed=5)) == OVERLOAD.plan(OVERLOAD.settings(seed=5))
+    assert OVERLOAD.plan(OVERLOAD.settings(seed=5)) != OVERLOAD.plan(OVERLOAD.settings(seed=6))
 
 
 @given(st.floats(min_value=1e-6, max_value=100))
@@ -64,10 +65,10 @@ def test_a_load_is_the_same_text_in_a_plan_and_in_a_row(load: float) -> None:
 
 
 def test_all_servers_face_the_same_schedule_and_no_two_trials_of_one_server_do() -> None:
-    config = Overload.quick()
+    config = OVERLOAD.settings(quick=True)
     sent: dict[tuple[Any, ...], set[tuple[str, str]]] = {}
     for cell in cells(config, "sweep"):
-        arguments = config.workload_of(SITE, cell, 1000.0).arguments
+        arguments = workload_at(config, SITE, cell, 1000.0).arguments
         what = (option(arguments, "--rate"), option(arguments, "--seed"))
         sent.setdefault((cell["block"], cell["load"]), set()).add(what)
     assert all(len(found) == 1 for found in sent.values())
@@ -75,8 +76,10 @@ def test_all_servers_face_the_same_schedule_and_no_two_trials_of_one_server_do()
 
 
 def test_the_spike_rises_from_half_the_capacity_to_twice_and_the_server_is_watched() -> None:
-    config = Overload.quick(spike_before_s=1.0, spike_s=2.0, spike_after_s=3.0, warmup_s=0.5)
-    workload = config.workload_of(SITE, cells(config, "spike")[0], 1000.0)
+    config = OVERLOAD.settings(
+        quick=True, spike_before_s=1.0, spike_s=2.0, spike_after_s=3.0, warmup_s=0.5
+    )
+    workload = workload_at(config, SITE, cells(config, "spike")[0], 1000.0)
     assert option(workload.arguments, "--rate") == "500.000"
     assert option(workload.arguments, "--arrivals") == "spike:4,1.5,2"
     assert option(workload.arguments, "--duration") == "6.0"
@@ -84,13 +87,15 @@ def test_the_spike_rises_from_half_the_capacity_to_twice_and_the_server_is_watch
 
 
 def test_a_bare_seda_has_its_admission_target_from_the_slo() -> None:
-    spec = next(spec for spec in Overload.quick(slo_ms=50.0).servers if spec.label == "seda")
+    spec = next(
+        spec for spec in OVERLOAD.settings(quick=True, slo_ms=50.0).servers if spec.label == "seda"
+    )
     assert spec.options[:2] == ("--admission-target-ms", f"{50 * overload.SEDA['dynamic'][0]:g}")
 
 
 def rejected(**changes: Any) -> str:
     with pytest.raises(UserError) as raised:
-        overload.check(Overload.quick(**changes))
+        OVERLOAD.check(OVERLOAD.settings(quick=True, **changes))
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -99,14 +104,14 @@ def rejected(**changes: Any) -> str:
     ("changes", "says"),
     [
         ({"workload": "dynamc"}, "did you mean 'dynamic'"),
-        ({"loads": ()}, "--load"),
-        ({"loads": (0.0, 1.0)}, "--load"),
-        ({"loads": (float("nan"),)}, "--load"),
+        ({"loads": ()}, "loads names no level"),
+        ({"loads": (0.0, 1.0)}, "loads must be over 0"),
+        ({"loads": (float("nan"),)}, "loads must be"),
         ({"loads": (1e9,)}, "at most 100"),
         ({"loads": (2.0, 2.0)}, "twice"),
         ({"slo_ms": 5000.0}, "time-out"),
         ({"connections": 10**8}, "RLIMIT_NOFILE"),
-        ({"repeats": 0}, "--repeats"),
+        ({"repeats": 0}, "repeats must be at least 1"),
         ({"duration_s": float("inf")}, "finite"),
     ],
 )
@@ -131,7 +136,7 @@ def invented(rps: Mapping[str, float | None], asked: list[list[str]]) -> Any:
             throughput_rps=rate, goodput_rps=rate, server_options="", warnings="",
             invalid_reason="" if rate is not None else "it broke",
         )  # fmt: skip
-        return overload.Measured(row, {"result": None, "server_timeline": None})
+        return Measured(row, {"result": None, "server_timeline": None})
 
     return measure
 
@@ -141,15 +146,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Every command line of a load generator that was not started."""
     found: list[list[str]] = []
     monkeypatch.setattr(common, "try_servers", lambda *_: None)
-    monkeypatch.setattr(overload, "draw", lambda _: [])
-    monkeypatch.setattr(overload.Site, "prepare", lambda *_: SITE)
+    monkeypatch.setattr(overload.Overload, "draw", lambda *_: [])
+    monkeypatch.setattr(Site, "prepare", lambda *_: SITE)
     monkeypatch.setattr(
         common, "measure", invented({"threaded": 900.0, "eventloop": 1100.0, "seda": None}, found)
     )
     return found
 
 
-SMALL = Overload.quick(repeats=1, loads=(0.5, 2.0), seed=3)
+SMALL = OVERLOAD.settings(quick=True, repeats=1, loads=(0.5, 2.0), seed=3)
 
 
 def rates(asked: list[list[str]]) -> list[str]:
@@ -159,7 +164,7 @@ def rates(asked: list[list[str]]) -> list[str]:
 def test_the_highest_capacity_of_the_valid_servers_sets_the_loads_of_all(
     tmp_path: Path, asked: list[list[str]]
 ) -> None:
-    run, outcome = overload.run(SMALL, tmp_path / "out")
+    run, outcome = carry_out.run(OVERLOAD, SMALL, tmp_path / "out")
     assert outcome.finished == outcome.planned == 15
     assert run.manifest["capacity_rps"] == 1100.0
     assert run.manifest["capacity_by_server_rps"] == {"threaded": 900.0, "eventloop": 1100.0}
@@ -180,11 +185,11 @@ def test_a_resumed_run_offers_the_loads_of_its_start(
         return measure(*arguments)
 
     monkeypatch.setattr(common, "measure", interrupted)
-    _, outcome = overload.run(SMALL, path)
+    _, outcome = carry_out.run(OVERLOAD, SMALL, path)
     assert outcome.finished == 10
     asked.clear()
     monkeypatch.setattr(common, "measure", invented(dict.fromkeys(("threaded", "eventloop", "seda"), 5.0), asked))  # fmt: skip  # noqa: E501
-    run, outcome = overload.resume(path)
+    run, outcome = carry_out.resume(OVERLOAD, path)
     assert outcome.finished == outcome.planned == 15
     assert run.manifest["capacity_rps"] == 1100.0
     assert set(rates(asked)) <= {"2200.000", "550.000"}
@@ -197,7 +202,7 @@ def test_without_a_valid_capacity_trial_the_run_ends_in_one_line_and_is_kept(
     nothing = dict.fromkeys(("threaded", "eventloop", "seda"))
     monkeypatch.setattr(common, "measure", invented(nothing, asked))
     with pytest.raises(UserError, match="no capacity trial is valid"):
-        overload.run(SMALL, tmp_path / "out")
+        carry_out.run(OVERLOAD, SMALL, tmp_path / "out")
     run = sedabench.load_run(tmp_path / "out")
     assert len(run.trials) == 6
     assert run.manifest["status"] == "interrupted"
@@ -206,20 +211,20 @@ def test_without_a_valid_capacity_trial_the_run_ends_in_one_line_and_is_kept(
 def test_settings_that_do_not_make_the_plan_are_refused(
     tmp_path: Path, asked: list[list[str]]
 ) -> None:
-    run, _ = overload.run(SMALL, tmp_path / "out")
+    run, _ = carry_out.run(OVERLOAD, SMALL, tmp_path / "out")
     for name, value in (("loads", [0.5]), ("loads", ["2"]), ("slo_ms", "x"), ("servers", [3])):
         manifest = {**run.manifest, "parameters": {**run.manifest["parameters"], name: value}}
         (run.path / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(DamagedRunError):
-            overload.resume(run.path)
+            carry_out.resume(OVERLOAD, run.path)
 
 
 def test_a_run_is_taken_up_by_its_own_experiment_only(
     tmp_path: Path, asked: list[list[str]]
 ) -> None:
-    run, _ = overload.run(SMALL, tmp_path / "out")
+    run, _ = carry_out.run(OVERLOAD, SMALL, tmp_path / "out")
     with pytest.raises(UserError, match="run overload --resume"):
-        peers.resume(run.path)
+        carry_out.resume(PEERS, run.path)
 
 
 # -- the check of the counts --------------------------------------------------------------
@@ -273,12 +278,12 @@ def test_a_tiny_run_is_measured_and_kept(tmp_path: Path, monkeypatch: pytest.Mon
     busy = {"eventloop": 1000.0}  # the machine was too busy for a valid capacity trial
     monkeypatch.setattr(overload, "capacities", lambda run: measured(run) or busy)
     servers = servers_under_test.parse_specs(["eventloop"], {})
-    config = Overload.quick(
+    config = OVERLOAD.settings(quick=True,
         servers=servers, loads=(0.2, 2.0), repeats=1, capacity_repeats=1, duration_s=0.3,
         warmup_s=0.1, connections=32, timeout_s=0.3, slo_ms=100.0, spike_before_s=0.3,
         spike_s=0.3, spike_after_s=0.3,
     )  # fmt: skip
-    run, outcome = overload.run(config, tmp_path / "out")
+    run, outcome = carry_out.run(OVERLOAD, config, tmp_path / "out")
     assert (outcome.finished, outcome.signum) == (4, None)
     assert {path.name for path in run.path.glob("*.png")} >= {"goodput.png", "spike.png"}
     assert run.manifest["compute_loops_per_us"] > 0
@@ -303,7 +308,7 @@ def test_a_tiny_run_is_measured_and_kept(tmp_path: Path, monkeypatch: pytest.Mon
 
 MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "workload": (("--workload", "dynamc"), "did you mean 'dynamic'"),
-    "load that is no number": (("--load", "1,much"), "write --load"),
+    "load that is no number": (("--load", "1,much"), "--load must be numbers"),
     "load of zero": (("--load", "0"), "--load"),
     "an SLO of zero": (("--slo", "0"), "--slo"),
     "a server that is not there": (("--server", "nginks"), "nginx"),

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from sedabench.errors import UserError
-from sedabench.experiments.figure1 import Figure1
 from sedabench.results.folder import load_run
 from sedabench.targets.servers import ServerSpec, parse_specs
-from tests.sedabench.conftest import Command, write_run
+from tests.sedabench.conftest import FIGURE1, Command, write_run
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_architecture.py"
 
@@ -83,7 +82,9 @@ def test_a_run_of_an_architecture_of_ones_own_can_be_resumed(
     sedabench: Command, folder: Path
 ) -> None:
     servers = parse_specs([f"{folder}/mine/own.py:Followers --threads 2"], {})
-    config = Figure1(servers, (1, 2), repeats=1, duration_s=0.2, warmup_s=0.1)
+    config = FIGURE1.settings(
+        servers=servers, connections=(1, 2), repeats=1, duration_s=0.2, warmup_s=0.1
+    )
     run = write_run(folder / "run", config, stop_after=1)
     done = sedabench("run", "figure1", "--resume", "run")
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import sedabench
 from sedabench.errors import UserError
-from sedabench.experiments import peers
+from sedabench.experiments.peers import Peers
 from sedabench.results.folder import Run
 
 FULL = "the load generator's core was saturated (98%): what it measured is a lower bound"
@@ -37,6 +37,8 @@ def a_run(*trials: tuple[str, int, float, str]) -> Run:
     return Run(Path("none"), manifest, frame)
 
 
+PEERS = Peers()
+
 RUN = a_run(
     ("seda", 64, 8000, ""),
     ("seda", 64, 12_000, ""),
@@ -50,7 +52,7 @@ RUN = a_run(
 
 
 def test_the_fastest_at_each_level_is_named_with_the_others_as_shares_of_it() -> None:
-    assert peers.sentences(RUN) == [
+    assert PEERS.sentences(RUN) == [
         "4 of 8 trials are invalid: the load generator's core was saturated (98%) (4).",
         "With 64 connections nginx answers 40,000 requests/s; as a share of that: seda 0.25.",
         (
@@ -62,7 +64,7 @@ def test_the_fastest_at_each_level_is_named_with_the_others_as_shares_of_it() ->
 
 def test_the_table_has_each_server_in_its_order_with_the_range_of_its_trials() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
-    peers.show(RUN, console)
+    PEERS.show(RUN, console)
     rows = [" ".join(line.split()) for line in console.export_text().splitlines()]
     assert rows[4:6] == [
         "seda 10,000 (8,000 to 12,000) 5,000",
@@ -72,7 +74,7 @@ def test_the_table_has_each_server_in_its_order_with_the_range_of_its_trials() -
 
 def test_nothing_valid_is_said_without_a_number() -> None:
     run = a_run(("seda", 1, 8000, LATE), ("eventloop", 1, 9000, ""))
-    assert peers.sentences(run) == [
+    assert PEERS.sentences(run) == [
         "1 of 2 trials is invalid: requests were sent late (1).",
         "With 1 connection eventloop answers 9,000 requests/s.",
         "With 1 connection no trial is valid of seda.",
@@ -96,6 +98,8 @@ def test_what_measured_nothing_has_no_figure() -> None:
 
 
 def test_a_run_of_something_else_is_refused_by_name() -> None:
-    other = Run(RUN.path, {**RUN.manifest, "experiment": "figure1"}, RUN.trials)
-    with pytest.raises(UserError, match="is a run of figure1; throughput draws runs of peers"):
+    trials = RUN.trials.rename(columns={"throughput_rps": "bandwidth_bps"})
+    other = Run(RUN.path, {**RUN.manifest, "experiment": "figure1"}, trials)
+    said = "is a run of figure1; it has no column 'throughput_rps', which throughput is drawn from"
+    with pytest.raises(UserError, match=said):
         sedabench.plots.throughput(other)

@@ -15,6 +15,7 @@ from sedabench.figures import overload as plots_overload
 from sedabench.figures import plots
 from sedabench.figures import spike as plots_spike
 from sedabench.results.folder import Run, load_run
+from tests.sedabench.conftest import OVERLOAD
 from tests.sedabench.invented_overload import MODELS, Model, write_overload_run
 
 LOADS = (0.5, 1.0, 2.0)
@@ -35,7 +36,7 @@ def made(run: Run) -> dict[str, object]:
 
 def test_a_run_has_five_figures_as_png_and_svg(tmp_path: Path) -> None:
     path = write(tmp_path / "run")
-    names = {file.name for file in plots_overload.draw(load_run(path))}
+    names = {file.name for file in OVERLOAD.draw(load_run(path))}
     stems = ("goodput", "latency", "spike", "tail", "fairness")
     assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
     assert all((path / name).stat().st_size > 1000 for name in names)
@@ -71,7 +72,7 @@ def test_a_run_without_a_spike_trial_lacks_that_figure_only(tmp_path: Path) -> N
 
 def test_a_run_of_capacities_alone_has_no_figure(tmp_path: Path) -> None:
     run = load_run(write(tmp_path / "run", phases=("capacity",)))
-    assert plots_overload.draw(run) == []
+    assert OVERLOAD.draw(run) == []
 
 
 def test_a_run_without_a_valid_trial_is_drawn_hollow(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_odd_labels_are_drawn_as_they_are(tmp_path: Path) -> None:
     names = ("_$x_{1}$ $ \u4e2d\u6587 \\frac", "x" * 200)
     models = {name: Model("seda", rejects=True) for name in names}
     path = write_overload_run(tmp_path / "run", models, loads=(1.0,), repeats=1)
-    assert len(plots_overload.draw(load_run(path))) == 10
+    assert len(OVERLOAD.draw(load_run(path))) == 10
 
 
 def test_a_server_has_the_marks_of_its_architecture_whoever_else_is_there() -> None:
@@ -131,7 +132,7 @@ def test_a_distribution_that_cannot_be_drawn_is_damage(
     for record in (path / "trials").iterdir():
         record.write_text(json.dumps({"result": damage}))
     with pytest.raises(DamagedRunError, match="'tail' cannot be drawn"):
-        plots_overload.draw(load_run(path))
+        OVERLOAD.draw(load_run(path))
 
 
 def test_stages_that_say_nonsense_are_damage(tmp_path: Path) -> None:
@@ -141,4 +142,4 @@ def test_stages_that_say_nonsense_are_damage(tmp_path: Path) -> None:
     raw["server_timeline"] = [{"t_s": 0.1, "stages": [{"name": "read"}]}]
     record.write_text(json.dumps(raw))
     with pytest.raises(DamagedRunError, match="'spike' cannot be drawn"):
-        plots_overload.draw(load_run(path))
+        OVERLOAD.draw(load_run(path))

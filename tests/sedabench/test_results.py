@@ -11,12 +11,13 @@ import pytest
 
 import sedabench
 from sedabench.errors import DamagedRunError, UserError
-from sedabench.experiments import figure1
+from sedabench.experiments import carry_out
+from sedabench.experiments.plan import Outcome
 from sedabench.results import folder as results
-from sedabench.results.folder import RunWriter, read_folder
+from sedabench.results.folder import Run, RunWriter, read_folder
 from sedabench.trials.burst_columns import COLUMNS
 from sedabench.trials.http_columns import COLUMNS as HTTP_COLUMNS
-from tests.sedabench.conftest import Command, MakeRun
+from tests.sedabench.conftest import FIGURE1, Command, MakeRun
 
 
 def test_columns_are_typed(make_run: MakeRun) -> None:
@@ -110,13 +111,17 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+def resume(path: Path) -> tuple[Run, Outcome]:
+    return carry_out.resume(FIGURE1, path)
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 def test_a_damaged_folder_is_refused_in_one_line(
     make_run: MakeRun, damage: Callable[[Path], object]
 ) -> None:
     path = make_run()
     damage(path)
-    for read in (sedabench.load_run, figure1.resume):
+    for read in (sedabench.load_run, resume):
         with pytest.raises(DamagedRunError) as raised:
             read(path)
         assert str(path) in str(raised.value)
@@ -129,7 +134,7 @@ def test_a_folder_without_any_file_of_a_run_is_not_called_damaged(
 ) -> None:
     for name in content:
         (tmp_path / name).write_text("mine")
-    for read in (sedabench.load_run, figure1.resume):
+    for read in (sedabench.load_run, resume):
         with pytest.raises(UserError, match="is not a run folder: it has neither") as raised:
             read(tmp_path)
         assert "damaged" not in str(raised.value)
@@ -149,7 +154,7 @@ def test_settings_that_do_not_make_the_plan_are_refused(make_run: MakeRun) -> No
     manifest, _ = read_folder(path)
     edit_manifest(parameters={**manifest["parameters"], "repeats": 7})(path)
     with pytest.raises(DamagedRunError, match="plan"):
-        figure1.resume(path)
+        resume(path)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +171,7 @@ def test_settings_of_another_type_are_refused_in_one_line(
     manifest, _ = read_folder(path)
     edit_manifest(parameters={**manifest["parameters"], name: value})(path)
     with pytest.raises(DamagedRunError):
-        figure1.resume(path)
+        resume(path)
     if name in ("duration_s", "servers") and value == value:  # what a figure says
         done = sedabench("plot", str(path))
         assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
@@ -175,7 +180,7 @@ def test_settings_of_another_type_are_refused_in_one_line(
 def test_resuming_a_complete_run_changes_nothing(make_run: MakeRun) -> None:
     path = make_run()
     before = (path / "manifest.json").read_bytes()
-    _, outcome = figure1.resume(path)
+    _, outcome = resume(path)
     assert outcome.finished == outcome.planned == 30
     assert (path / "manifest.json").read_bytes() == before
 

@@ -17,11 +17,12 @@ import pytest
 
 import sedabench
 from sedabench.errors import UserError
-from sedabench.experiments import settings, suite, suite_run
-from sedabench.experiments.figure1 import Figure1
-from sedabench.experiments.overload import Overload
+from sedabench.experiments.configure import COMMON_KEYS, keys_of
+from sedabench.experiments.registry import find, runnable_names
 from sedabench.progress import Progress
 from sedabench.results.folder import load_run
+from sedabench.suites import carry_out as suite_run
+from sedabench.suites import file as suite
 from tests.sedabench.conftest import Command, write_run
 from tests.sedabench.test_figure1 import children, wait_for
 
@@ -52,7 +53,7 @@ servers = ["eventloop", "plain=threaded --writers 0"]
 
 MISTAKES: dict[str, tuple[str, str]] = {
     "no TOML": ("run = [", "is no TOML"),
-    "nothing": ("", "needs tables [[run]]"),
+    "nothing": ("", "at least one table [[run]]"),
     "one bracket": ('[run]\nexperiment = "figure1"', "twice bracketed"),
     "no run": ("run = []", "at least one table [[run]]"),
     "key at the top": ("[[runs]]\n", "unknown key 'runs'; did you mean 'run'?"),
@@ -67,9 +68,11 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "experiment of a type": ("[[run]]\nexperiment = 1", "experiment must be a text"),
     "default for nobody": ("[defaults]\nslo_ms = 50\n" + FIGURE1, "unknown key 'slo_ms'"),
     "default misspelt": ("[defaults]\nrepeat = 5\n" + FIGURE1, "did you mean 'repeats'?"),
-    "experiment for all": ("[defaults]\nexperiment = 'peers'\n[[run]]", "experiment belongs to a"),
+    "experiment for all": (
+        "[defaults]\nexperiment = 'peers'\n[[run]]", "experiment, which belongs to a run"
+    ),
     "definitions for nobody": ("[defaults]\ndefinitions = ['x']\n" + FIGURE1, "takes definitions"),
-    "default of a run": ('[defaults]\nname = "x"\n' + FIGURE1, "name belongs to a run"),
+    "default of a run": ('[defaults]\nname = "x"\n' + FIGURE1, "name, which belongs to a run"),
     "defaults no table": ("defaults = 1\n" + FIGURE1, "write [defaults]"),
     "wrong type": (FIGURE1 + 'repeats = "5"', "run 'figure1': repeats must be a whole number"),
     "default of wrong type": (
@@ -79,7 +82,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "date": (FIGURE1 + "duration_s = 2026-01-31", "duration_s must be a finite number"),
     "nan": (FIGURE1 + "duration_s = nan", "duration_s must be a finite number"),
     "wrong value": (FIGURE1 + "repeats = 0", "run 'figure1': repeats must be at least 1"),
-    "last run wrong": (FIGURE1 + OVERLOAD + "timeout_s = 0.01", "raise timeout_s"),
+    "last run wrong": (FIGURE1 + OVERLOAD + "timeout_s = 0.01", "timeout_s is 0.01 s"),
     "unknown server": (FIGURE1 + 'servers = ["sed"]', "unknown server 'sed'"),
     "unknown workload": (OVERLOAD + 'workload = "mixt"', "did you mean 'mixed'?"),
     "name twice": (FIGURE1 + FIGURE1, "two runs are called 'figure1'"),
@@ -126,8 +129,8 @@ def test_runs_have_the_settings_of_the_defaults_their_own_and_those_of_the_proje
         written(tmp_path, text + FIGURE1 + "seed = 8\n" + OVERLOAD + "loads = [2, 1]")
     )
     first, second = (run.config for run in found.runs)
-    assert first == Figure1.quick(seed=8)
-    assert second == Overload.quick(seed=7, slo_ms=50.0, loads=(1.0, 2.0))
+    assert first == find("figure1").settings(quick=True, seed=8)
+    assert second == find("overload").settings(quick=True, seed=7, slo_ms=50.0, loads=(1.0, 2.0))
     assert [run.trials for run in found.runs] == [30, 21]
     assert all(run.estimate_s > run.trials for run in found.runs)
     assert found.name == "mine"
@@ -170,12 +173,13 @@ def test_a_byte_order_mark_and_line_ends_of_windows_are_no_mistake(tmp_path: Pat
 @pytest.mark.parametrize("name", ["quick", "paper"])
 def test_the_suites_of_the_project_can_be_carried_out(name: str) -> None:
     found = suite.read(PROJECT / "suites" / f"{name}.toml")
-    assert {run.experiment for run in found.runs} == {"figure1", "overload", "peers"}
+    assert {run.experiment.name for run in found.runs} == {"figure1", "overload", "peers"}
     assert found.title
-    workloads = {r.config.workload for r in found.runs if r.experiment == "overload"}
+    workloads = {r.config.workload for r in found.runs if r.experiment.name == "overload"}
     assert workloads == {"dynamic", "mixed"}
     if name == "paper":
-        assert next(r.config for r in found.runs if r.experiment == "figure1") == Figure1.full()
+        (full,) = (r.config for r in found.runs if r.experiment.name == "figure1")
+        assert full == find("figure1").settings()
 
 
 def test_what_is_measured_already_decides_what_is_left(tmp_path: Path) -> None:
@@ -334,11 +338,12 @@ def test_a_signal_between_two_runs_keeps_the_first_and_says_how_to_go_on(
 
 def test_no_package_is_imported_for_the_first_time_when_results_are_shown(tmp_path: Path) -> None:
     """A Ctrl-C there would leave half of it, and a traceback in place of what was found."""
-    write_run(tmp_path / "run", Figure1.quick(repeats=3))
+    write_run(tmp_path / "run", find("figure1").settings(quick=True, repeats=3))
     script = (
         "import sys, sedabench\n"
-        "from sedabench.experiments import base, find\n"
-        "base.import_readers()\n"
+        "from sedabench.experiments.bench import import_readers\n"
+        "from sedabench.experiments.registry import find\n"
+        "find('figure1'), import_readers()\n"
         "before = {name.partition('.')[0] for name in sys.modules}\n"
         "run = sedabench.load_run('run')\n"
         "find('figure1').draw(run), sedabench.findings(run)\n"
@@ -445,6 +450,6 @@ def test_the_page_about_suites_names_every_key_and_its_example_is_one(tmp_path: 
     found = suite.read(written(tmp_path, example))
     assert len(found.runs) == 5
     assert all(f"`{run.name}`" in page for run in found.runs)
-    for experiment in settings.KINDS:
-        for key in (*settings.types_of(experiment), *settings.COMMON_KEYS):
+    for experiment in runnable_names():
+        for key in (*keys_of(find(experiment)), *COMMON_KEYS):
             assert f"`{key}`" in page, key

@@ -21,9 +21,10 @@ import pytest
 
 from sedabench import load_run
 from sedabench.errors import UserError
+from sedabench.experiments.registry import find
+from sedabench.figures.swarm import TIMELINE
 from sedabench.results.folder import Run
 from sedabench.swarm import run as swarm
-from sedabench.swarm.folder import TIMELINE
 from sedabench.swarm.server import ServerWatch
 
 DEADLINE_S = 60.0
@@ -183,7 +184,7 @@ def test_the_rate_is_as_asked_again_after_a_worker_was_killed_and_another_joined
     assert sum(of_trial) <= 1.02 * 400 * len(of_trial) * BIN_S  # at no time two have one share
     assert median(of_trial[:3]) / BIN_S == pytest.approx(400, rel=0.1)
     assert median(of_trial[-5:]) / BIN_S == pytest.approx(400, rel=0.1)
-    assert swarm.draw(run)
+    assert find("swarm").draw(run)
 
 
 @pytest.mark.slow

@@ -16,10 +16,10 @@ from loadgen.swarm.record import Record
 from sedabench import load_run, report
 from sedabench.analysis import compare
 from sedabench.errors import UserError
-from sedabench.swarm import run as swarm
+from sedabench.experiments.registry import find
 from sedabench.swarm.folder import SwarmFolder
-from sedabench.swarm.run import Swarm
 from sedabench.swarm.server import Moment, ServerWatch, columns
+from sedabench.swarm.settings import Swarm, own_duration_s
 
 RATE = 1000.0
 
@@ -114,19 +114,18 @@ def test_a_row_has_what_was_asked_offered_answered_and_used(tmp_path: Path) -> N
 
 def test_plot_show_and_report_read_it(tmp_path: Path) -> None:
     run = load_run(whole_run(tmp_path / "run"))
-    assert {path.suffix for path in swarm.draw(run)} == {".png", ".svg"}
+    assert {path.suffix for path in find("swarm").draw(run)} == {".png", ".svg"}
     console = Console(record=True, width=120)
-    swarm.show(run, console)
+    find("swarm").show(run, console)
     assert "500.0" in console.export_text()
     page = report.write([run.path]).read_text()
     assert "from many machines" in page
     assert "trials" in page
 
 
-@pytest.mark.skipif("swarm" not in compare.QUESTIONS, reason="compare knows no swarms yet")
 def test_two_swarms_are_compared_load_by_load(tmp_path: Path) -> None:
     a, b = (load_run(whole_run(tmp_path / name)) for name in ("a", "b"))
-    found = compare.compare(a, b)
+    found = compare.compare(a, b, find("swarm").question_of(a))
     assert {cell.level for cell in found.cells} == {(0.5,), (1.0,)}
     assert all(cell.ratio is None or cell.ratio.value == 1 for cell in found.cells)
 
@@ -192,7 +191,7 @@ def test_what_failed_is_said_and_what_nobody_answered_has_no_latency(tmp_path: P
     folder.take(told.to_json("complete"), "the master ended")
     folder.close()
     console = Console(record=True, width=120)
-    swarm.show(load_run(tmp_path / "run"), console)
+    find("swarm").show(load_run(tmp_path / "run"), console)
     text = console.export_text()
     assert "of 250 requests: 250 rejected (503)" in text
     assert "nan" not in text
@@ -212,12 +211,12 @@ def test_a_server_that_does_not_answer_leaves_a_gap_and_a_warning(tmp_path: Path
 
 @pytest.mark.parametrize(("shape", "lasts_s"), [("steady", 10), ("overload", 10), ("spike", 14)])
 def test_a_shape_has_a_duration_of_its_own(shape: str, lasts_s: float) -> None:
-    assert swarm.own_duration_s(shape, "4,2,4") == lasts_s
+    assert own_duration_s(shape, "4,2,4") == lasts_s
 
 
 def test_a_spike_that_is_none_is_one_line() -> None:
     with pytest.raises(UserError, match="--spike must be 3 numbers"):
-        swarm.own_duration_s("spike", "3,x")
+        own_duration_s("spike", "3,x")
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1:1", "http://127.0.0.1", "127.0.0.1:x"])

@@ -13,7 +13,7 @@ Nothing here knows what is measured, or for how long.
 from __future__ import annotations
 
 from sedabench.targets.external.definition import ExternalSpec, available, joining, load_external
-from sedabench.targets.external.server import ExternalServer
+from sedabench.targets.external.server import ExternalServer, start_external
 from sedabench.targets.external.tree import tree_cpu_ns, tree_rss_bytes, tree_threads
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "available",
     "joining",
     "load_external",
+    "start_external",
     "tree_cpu_ns",
     "tree_rss_bytes",
     "tree_threads",

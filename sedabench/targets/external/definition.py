@@ -19,15 +19,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from sedabench.errors import UserError, one_line, unknown
 from sedabench.machine.facts import nearby
 from sedabench.machine.process import finish
-from sedabench.targets.servers import architectures
-
-if TYPE_CHECKING:
-    from sedabench.targets.external.server import ExternalServer
+from sedabench.targets.ours import architectures
 
 BUILT_IN = Path(__file__).with_name("servers.toml")
 
@@ -116,33 +113,6 @@ class ExternalSpec:
             "definition": nearby(str(self.source)),
             "files": dict(self.files),
         }
-
-    def start(
-        self,
-        docroot: Path,
-        cores: Collection[int] = (),
-        *,
-        connections: int = USUAL_CONNECTIONS,
-        service: str | None = None,
-        python: str = sys.executable,
-    ) -> ExternalServer:
-        """Start it, pinned on `cores`; its first message says where it listens.
-
-        `connections` is how many the trial will open, for a server that has to
-        be told.  `service` is what the announcement names, by default the first
-        that it offers.  `python` is what `{python}` means.
-
-        Raises:
-            UserError: its program is not installed.
-            ChildError: the process cannot be made.
-        """
-        from sedabench.targets.external.server import ExternalServer
-
-        if reason := self.missing(python):
-            raise UserError(reason)
-        return ExternalServer(
-            self, docroot, cores, connections, service or self.services[0], python
-        )
 
     def _early(self, word: str, python: str) -> str:
         """A word of a command before there is a port: programs are at fixed places."""

@@ -15,16 +15,19 @@ import sys
 from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sedabench import scratch
 from sedabench.errors import UserError, one_line
 from sedabench.machine.process import STOP_S, Child, ChildError
 from sedabench.targets.external.adapter import GRACE_S, MARK
-from sedabench.targets.external.definition import find_program, substitute, user_name
-
-if TYPE_CHECKING:
-    from sedabench.targets.external.definition import ExternalSpec
+from sedabench.targets.external.definition import (
+    USUAL_CONNECTIONS,
+    ExternalSpec,
+    find_program,
+    substitute,
+    user_name,
+)
 
 HOST = "127.0.0.1"
 ADAPTER = Path(__file__).with_name("adapter.py")
@@ -131,3 +134,27 @@ def free_port() -> int:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def start_external(
+    spec: ExternalSpec,
+    docroot: Path,
+    cores: Collection[int] = (),
+    *,
+    connections: int = USUAL_CONNECTIONS,
+    service: str | None = None,
+    python: str = sys.executable,
+) -> ExternalServer:
+    """Start it, pinned on `cores`; its first message says where it listens.
+
+    `connections` is how many the trial will open, for a server that has to
+    be told.  `service` is what the announcement names, by default the first
+    that it offers.  `python` is what `{python}` means.
+
+    Raises:
+        UserError: its program is not installed.
+        ChildError: the process cannot be made.
+    """
+    if reason := spec.missing(python):
+        raise UserError(reason)
+    return ExternalServer(spec, docroot, cores, connections, service or spec.services[0], python)

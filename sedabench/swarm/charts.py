@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sedabench.report.charts import (
+from sedabench.figures.charts import (
     LATENCIES,
     MILLISECONDS,
     RATES,
@@ -26,8 +26,8 @@ from sedabench.report.charts import (
     finite,
     rounded,
 )
+from sedabench.figures.swarm import TIMELINE
 from sedabench.results.folder import Run
-from sedabench.swarm.folder import TIMELINE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,8 +15,7 @@ import numpy as np
 
 from sedabench.analysis.overload import Findings, analyse
 from sedabench.analysis.spike import Spike, recovery, spikes
-from sedabench.figures.overload import TAILS
-from sedabench.report.charts import (
+from sedabench.figures.charts import (
     LATENCIES,
     MILLISECONDS,
     POINTS,
@@ -33,6 +32,7 @@ from sedabench.report.charts import (
     rounded,
     servers,
 )
+from sedabench.figures.overload import TAILS
 from sedabench.results.folder import Run
 from sedabench.results.raw_trials import raw_trial
 

@@ -1,21 +1,22 @@
-"""What a figure of the page is, and those that are curves over a level.
+"""What a figure of the page is, and how one is made of curves over a level.
 
 A figure is data, no drawing: panels with axes, series and marks, and a legend
 whose entries hide and show the series of one key in every panel.  `chart.js`
-draws it.  Medians and intervals come from `sedabench.stats`, so they are those
-of the sentences and of the figures in the folder.  Numbers are rounded to five
-digits: more nobody can read off a screen, and they make the page larger.
+of the report draws it.  Medians and intervals come from `analysis.stats`, so
+they are those of the sentences and of the figures in the folder.  Numbers are
+rounded to five digits: more nobody can read off a screen, and they make the
+page larger.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sedabench.analysis.stats import Interval, median
-from sedabench.figures import plots
+from sedabench.figures import style
 from sedabench.results.folder import Run
 
 if TYPE_CHECKING:
@@ -145,9 +146,9 @@ def servers(run: Run) -> list[Server]:
     specs = {spec["label"]: spec for spec in run.manifest["parameters"].get("servers") or ()}
     order = [label for label in specs if label in present]
     order += [label for label in present if label not in specs]
-    marks = plots.slots([(k, specs[k]["architecture"] if k in specs else "") for k in order])
+    marks = style.slots([(k, specs[k]["architecture"] if k in specs else "") for k in order])
     return [
-        Server(label, plots.title_of(specs[label]) if label in specs else label, marks[label])
+        Server(label, style.title_of(specs[label]) if label in specs else label, marks[label])
         for label in order
     ]
 
@@ -236,71 +237,20 @@ def connections_axis(trials: pd.DataFrame) -> Axis:
     return Axis("connections (logarithmic)", "connections", log=True, ticks=ticks)
 
 
-def figure1(run: Run) -> list[Chart]:
-    """Bandwidth, latency, fairness and CPU against connections."""
-    x = connections_axis(run.trials)
-    trials = run.trials[run.trials["connections"] > 0]
-    paper = (Mark("threads of the paper stopped here", x=float(plots.PAPER_THREADS_STOP)),)
-    most = max((value for value, _ in x.ticks), default=0.0)
-    marks = paper if most >= plots.PAPER_THREADS_STOP / 4 else ()
-
-    def made(
-        y: Axis, factor: float, *columns: tuple[str, str], marks: tuple[Mark, ...] = ()
-    ) -> Any:
-        return curves(run, trials, "connections", columns, x, y, factor, marks)
-
-    return [
-        *chart(
-            run, "bandwidth", "How does bandwidth change with the number of connections?",
-            made(Axis("bandwidth (Gbit/s)", "Gbit/s"), 1e-9, ("bandwidth_bps", "bandwidth"),
-                 marks=marks),
-        ),
-        *chart(
-            run, "latency", "How long does a burst take, from its first byte to its ACK?",
-            made(MILLISECONDS, 1e-3, ("ack_p50_us", "median"), ("ack_p99_us", "99th percentile")),
-        ),
-        *chart(
-            run, "shared", "Is every connection served alike, and what does it cost?",
-            (*made(Axis("Jain's index", low=0, high=1), 1.0, ("jain_fairness", "fairness")),
-             *made(Axis("cores", "cores", low=0), 1.0, ("server_cpu", "CPU of the server"))),
-        ),
-    ]  # fmt: skip
-
-
-def peers(run: Run) -> list[Chart]:
-    """Throughput and latency against connections."""
-    x = connections_axis(run.trials)
-    trials = run.trials[run.trials["connections"] > 0]
-
-    def made(y: Axis, factor: float, *columns: tuple[str, str]) -> tuple[Panel, ...]:
-        return curves(run, trials, "connections", columns, x, y, factor)
-
-    return [
-        *chart(
-            run, "throughput", "How much does each answer?",
-            made(Axis("requests/s", "requests/s"), 1.0, ("throughput_rps", "throughput")),
-        ),
-        *chart(
-            run, "latency", "How long does an answer take?",
-            made(MILLISECONDS, 1e-3, ("latency_p50_us", "median"),
-                 ("latency_p99_us", "99th percentile")),
-        ),
-    ]  # fmt: skip
-
-
+LOG_FROM = 16
+"""An axis whose largest level is so many times its smallest is logarithmic."""
 RATES = (("throughput_rps", "throughput"), ("goodput_rps", "goodput"))
 LATENCIES = (("latency_p50_us", "median"), ("latency_p99_us", "99th percentile"))
 
 
-def of_any(run: Run) -> list[Chart]:
-    """Of an experiment that this file does not know: what its columns allow."""
+def of_columns(run: Run, level: str) -> list[Chart]:
+    """Of any experiment: what its columns allow, over the column `level`."""
     trials = run.trials
-    level = next((name for name in ("load", "connections") if name in trials), None)
-    if level is None or "server" not in trials or not trials[level].notna().any():
+    if not {level, "server"} <= set(trials) or not trials[level].notna().any():
         return []
-    if level == "connections":
-        trials = trials[trials["connections"] > 0]
-    x = connections_axis(trials) if level == "connections" else Axis("offered load (of capacity)")
+    x = level_axis(run, level)
+    if x.log:
+        trials = trials[trials[level] > 0]
     rates = curves(run, trials, level, RATES, x, Axis("requests/s", "requests/s"))
     bandwidth = curves(
         run, trials, level, (("bandwidth_bps", "bandwidth"),), x, Axis("Gbit/s", "Gbit/s"), 1e-9
@@ -313,15 +263,18 @@ def of_any(run: Run) -> list[Chart]:
     ]
 
 
-def charts(run: Run) -> list[Chart]:
-    """Every figure that the run has something for."""
-    from sedabench.report import swarm
-    from sedabench.report.charts_overload import overload
-
-    known: Mapping[str, Callable[[Run], list[Chart]]] = {
-        "figure1": figure1, "overload": overload, "peers": peers, "swarm": swarm.charts,
-    }  # fmt: skip
-    return known.get(run.manifest["experiment"], of_any)(run)
+def level_axis(run: Run, level: str) -> Axis:
+    """The axis of a column; powers apart, it is logarithmic."""
+    if level == "connections":
+        return connections_axis(run.trials)
+    if level == "load":
+        return Axis("offered load (of capacity)")
+    unit = str(run.manifest["columns"].get(level, {}).get("unit") or "")
+    words = level.removesuffix(f"_{unit}").replace("_", " ")
+    found = sorted({float(value) for value in run.trials[level].dropna()})
+    log = len(found) > 2 and found[0] > 0 and found[-1] / found[0] >= LOG_FROM
+    ticks = tuple((value, f"{value:g}") for value in found) if log else ()
+    return Axis(f"{words} ({unit})" if unit else words, unit, log=log, ticks=ticks)
 
 
 def finite(values: Sequence[Number]) -> list[Number]:

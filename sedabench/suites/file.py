@@ -2,8 +2,8 @@
 
 Every complaint about such a file is made here, in one line that names the file
 and the run, before anything starts.  Keys and values of a run are those of
-`sedabench.run`, and go through the same checks (`experiments.settings`).
-Paths in a file are relative to the file.  `suite_run` carries a suite out.
+`sedabench.run`, and go through the same checks (`experiments.configure`).
+Paths in a file are relative to the file.  `carry_out` carries a suite out.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sedabench.errors import UserError, unknown
+from sedabench.experiments.base import Experiment
+from sedabench.experiments.carry_out import plan_of
+from sedabench.experiments.configure import COMMON_KEYS, configure, keys_of
+from sedabench.experiments.registry import EXPERIMENTS, runnable
+from sedabench.experiments.settings import at, converted, validated, wrong
 from sedabench.machine.facts import nearby
-
-TOP_KEYS = ("name", "title", "defaults", "run")
-RUN_KEYS = ("name", "experiment", "factors")
-"""Keys of a run that are no settings of its experiment."""
 
 SUITE, RECORD = "suite.toml", "suite.json"
 """In a suite's folder: the file as it was, and how far it has come."""
 
-MOST_RUNS = 1000
+MAX_RUNS = 1000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SERVER_FILE = re.compile(
@@ -40,19 +43,85 @@ _START_S, _SERVER_START_S = 1.0, 0.8
 """What a run takes beside its trials, about: in all, and to try a server out."""
 
 
+class _Document(BaseModel):
+    """The keys at the top of a file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Any = None
+    title: Any = ""
+    defaults: dict[str, Any] = {}
+    run: list[dict[str, Any]] = Field(default_factory=list, validate_default=True)
+
+    @field_validator("title", mode="after")
+    @classmethod
+    def _is_a_text(cls, value: Any) -> Any:
+        return _text(value)
+
+    @field_validator("defaults", mode="before")
+    @classmethod
+    def _is_a_table(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise wrong("is no table; write [defaults] and keys under it")
+        for key in value:
+            if key in RUN_KEYS:
+                raise wrong(f"has {key}, which belongs to a run; write it under its [[run]]")
+        return value
+
+    @field_validator("run", mode="before")
+    @classmethod
+    def _are_tables(cls, value: Any) -> Any:
+        if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+            raise wrong("is no list of runs; it needs tables [[run]], twice bracketed")
+        if not value:
+            raise wrong("is lacking; a suite has at least one table [[run]]")
+        return value
+
+
+class _Table(BaseModel):
+    """The keys of a run that are no settings of its experiment; those are kept beside them."""
+
+    model_config = ConfigDict(extra="allow")
+
+    experiment: Any
+    name: Any = None
+    factors: dict[str, Any] = {}
+
+    @field_validator("experiment", mode="after")
+    @classmethod
+    def _is_a_text(cls, value: Any) -> Any:
+        return _text(value)
+
+    @field_validator("factors", mode="before")
+    @classmethod
+    def _is_a_table_of_lists(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise wrong("is a table of lists; write factors = { slo_ms = [50, 100] }")
+        return value
+
+
+RUN_KEYS = tuple(_Table.model_fields)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong(f"must be a text, not {value!r}")
+    return value
+
+
 @dataclass(frozen=True)
 class PlannedRun:
     """One run of a suite; `name` is its folder."""
 
     name: str
-    experiment: str
+    experiment: Experiment
     config: Any
     trials: int
     estimate_s: float
 
     def trial_s(self, cell: Mapping[str, Any]) -> float:
         """About how long a trial takes, in seconds."""
-        return float(self.config.estimate_s(cell))
+        return self.experiment.estimate_s(self.config, cell)
 
 
 @dataclass(frozen=True)
@@ -74,26 +143,22 @@ def read(path: Path, base: Path | None = None) -> Suite:
         UserError: it cannot be read, has an unknown key, or asks for what cannot be.
     """
     shown = nearby(str(path))
-    text, document = _document(path, shown)
-    _only(document, TOP_KEYS, shown)
-    tables = document.get("run")
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise UserError(f"{shown} has no list of runs; it needs tables [[run]], twice bracketed")
-    if not tables:
-        raise UserError(f"{shown} has no run; it needs at least one table [[run]]")
+    text, said = _document(path, shown)
+    with at(shown):
+        document = validated(_Document, dict(said), "key")
     base = (base or path.parent).absolute()
-    defaults = document.get("defaults", {})
-    _check_defaults(defaults, tables, shown)
+    tables = [_table(table, n, base, shown) for n, table in enumerate(document.run, start=1)]
+    _check_defaults(document.defaults, tables, shown)
     found: dict[str, PlannedRun] = {}
-    for run in _runs(tables, defaults, base, shown):
+    for run in _runs(tables, document.defaults, base, shown):
         if run.name in found:
             raise UserError(
                 f"{shown}: two runs are called {run.name!r}; give one a name of its own: "
                 f'name = "..."'
             )
         found[run.name] = run
-    name = _name(document.get("name", path.stem), shown)
-    return Suite(name, _title(document, shown), text, base, tuple(found.values()))
+    name = _name(path.stem if document.name is None else document.name, shown)
+    return Suite(name, document.title, text, base, tuple(found.values()))
 
 
 def known_suites() -> dict[str, str]:
@@ -129,15 +194,7 @@ def _document(path: Path, shown: str) -> tuple[bytes, dict[str, Any]]:
         raise UserError(f"{shown} is no TOML: {error}") from None
 
 
-def _only(table: Any, keys: Sequence[str], where: str) -> None:
-    for key in table:
-        if key not in keys:
-            raise UserError(f"{where}: {unknown('key', key, keys)}")
-
-
 def _name(value: Any, where: str) -> str:
-    from sedabench.experiments import EXPERIMENTS
-
     name = _folder_name(value, where)
     if name in EXPERIMENTS:
         raise UserError(
@@ -156,26 +213,29 @@ def _folder_name(value: Any, where: str) -> str:
     return value
 
 
-def _title(document: Mapping[str, Any], where: str) -> str:
-    title = document.get("title", "")
-    if not isinstance(title, str):
-        raise UserError(f"{where}: title must be a text, not {title!r}")
-    return title
-
-
 # -- runs ---------------------------------------------------------------------------------
 
 
-def _check_defaults(defaults: Any, tables: Sequence[Mapping[str, Any]], shown: str) -> None:
+def _table(
+    said: Mapping[str, Any], number: int, base: Path, shown: str
+) -> tuple[_Table, Experiment]:
+    """A [[run]], and the experiment that it names."""
+    where = f"{shown}: run {number}"
+    if "experiment" not in said:
+        if near := [key for key in said if difflib.get_close_matches(key, ["experiment"])]:
+            raise UserError(f"{where}: {unknown('key', near[0], ['experiment'])}")
+        raise UserError(f'{where} names no experiment; write experiment = "figure1"')
+    with at(where):
+        table = validated(_Table, said)
+        return table, runnable(_from_base(table.experiment, base))
+
+
+def _check_defaults(
+    defaults: Mapping[str, Any], tables: Sequence[tuple[_Table, Experiment]], shown: str
+) -> None:
     """Every default must be for somebody: one that does nothing is a mistake."""
     where = f"{shown}: defaults"
-    if not isinstance(defaults, dict):
-        raise UserError(f"{where} is no table; write [defaults] and keys under it")
-    for key in defaults:
-        if key in RUN_KEYS:
-            raise UserError(f"{where}: {key} belongs to a run; write it under its [[run]]")
-    used = {_experiment(table, n, shown) for n, table in enumerate(tables, start=1)}
-    known = set().union(*map(_keys_of, used))
+    known = set().union(*(_keys_of(experiment) for _, experiment in tables))
     for key in defaults:
         if key == "definitions" and key not in known:
             raise UserError(f"{where}: no run here takes definitions; leave them out")
@@ -183,70 +243,51 @@ def _check_defaults(defaults: Any, tables: Sequence[Mapping[str, Any]], shown: s
             raise UserError(f"{where}: {unknown('key', key, known)}")
 
 
-def _keys_of(experiment: str) -> set[str]:
+def _keys_of(experiment: Experiment) -> set[str]:
     """What may be set for an experiment."""
-    from sedabench.experiments.settings import COMMON_KEYS, kind_of, types_of
-
-    keys = {*types_of(experiment), *COMMON_KEYS}
-    return keys if kind_of(experiment).definitions else keys - {"definitions"}
-
-
-def _experiment(table: Mapping[str, Any], number: int, shown: str) -> str:
-    from sedabench.experiments.settings import kind_of
-
-    where = f"{shown}: run {number}"
-    name = table.get("experiment")
-    if name is None:
-        for key in table:
-            if difflib.get_close_matches(key, ["experiment"], cutoff=0.75):
-                raise UserError(f"{where}: {unknown('key', key, ['experiment'])}")
-        raise UserError(f'{where} names no experiment; write experiment = "figure1"')
-    if not isinstance(name, str):
-        raise UserError(f"{where}: experiment must be a text, not {name!r}")
-    try:
-        kind_of(name)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    return name
+    keys = {*keys_of(experiment), *COMMON_KEYS}
+    return keys if experiment.definitions else keys - {"definitions"}
 
 
 def _runs(
-    tables: Sequence[dict[str, Any]], defaults: Mapping[str, Any], base: Path, shown: str
+    tables: Sequence[tuple[_Table, Experiment]],
+    defaults: Mapping[str, Any],
+    base: Path,
+    shown: str,
 ) -> Iterator[PlannedRun]:
     made = 0
-    for number, table in enumerate(tables, start=1):
-        experiment = _experiment(table, number, shown)
-        name = _folder_name(table.get("name", experiment), f"{shown}: run {number}")
-        where = f"{shown}: run {name!r}"
-        own = {key: value for key, value in table.items() if key not in RUN_KEYS}
-        factors = _factors(table.get("factors", {}), own, experiment, where)
+    for number, (table, experiment) in enumerate(tables, start=1):
+        name = experiment.name if table.name is None else table.name
+        where = f"{shown}: run {name!r}" if isinstance(name, str) else f"{shown}: run {number}"
+        own = dict(table.model_extra or {})
+        factors = _factors(table.factors, own, experiment, where)
         made += math.prod(len(values) for values in factors.values())
-        if made > MOST_RUNS:
-            raise UserError(f"{where}: with its factors there are over {MOST_RUNS} runs")
+        if made > MAX_RUNS:
+            raise UserError(f"{where}: with its factors there are over {MAX_RUNS} runs")
         known = _keys_of(experiment)
         shared = {k: v for k, v in defaults.items() if k in known and k not in factors}
         for values in itertools.product(*factors.values()):
             chosen = dict(zip(factors, values, strict=True))
-            full_name = "-".join([name, *itertools.starmap(_suffix, chosen.items())])
+            full_name = name
+            if chosen:
+                full_name = "-".join([name, *itertools.starmap(_suffix, chosen.items())])
             yield _run(full_name, experiment, {**shared, **own, **chosen}, base, shown)
 
 
 def _factors(
-    value: Any, own: Mapping[str, Any], experiment: str, where: str
+    value: dict[str, Any], own: Mapping[str, Any], experiment: Experiment, where: str
 ) -> dict[str, list[Any]]:
     """`factors`: a setting and the values that it takes in turn, each a run of its own."""
-    from sedabench.experiments.settings import COMMON_KEYS, types_of
-
     where = f"{where}: factors"
-    if not isinstance(value, dict):
-        raise UserError(f"{where} is a table of lists; write factors = {{ slo_ms = [50, 100] }}")
-    types = types_of(experiment)
+    fields = experiment.Settings.model_fields
     for key, values in value.items():
         if key in COMMON_KEYS:
             raise UserError(f"{where}: {key} is no setting of one value; write a [[run]] for each")
-        if key not in types:
-            raise UserError(f"{where}: {unknown(f'setting of {experiment}', key, types)}")
-        if types[key].startswith("tuple"):
+        if key not in fields:
+            raise UserError(
+                f"{where}: {unknown(f'setting of {experiment.name}', key, keys_of(experiment))}"
+            )
+        if get_origin(fields[key].annotation) is tuple:
             raise UserError(f"{where}: {key} is a list by itself; write {key} = [...] in the run")
         if key in own:
             raise UserError(f"{where}: {key} is set in the run too; leave out one")
@@ -262,18 +303,15 @@ def _suffix(key: str, value: Any) -> str:
 
 
 def _run(
-    name: str, experiment: str, settings: dict[str, Any], base: Path, shown: str
+    name: Any, experiment: Experiment, settings: dict[str, Any], base: Path, shown: str
 ) -> PlannedRun:
-    from sedabench.experiments.settings import configure, converted, in_keys, runnable
-
-    module = runnable(experiment)
     where = f"{shown}: run {name!r}"
     _folder_name(name, where)
-    with in_keys(f"{where}: "):
+    with at(where):
         common = {key: settings.pop(key) for key in ("quick", "servers") if key in settings}
-        definitions = converted("definitions", settings.pop("definitions", ()), "tuple[str, ...]")
+        definitions = converted("definitions", settings.pop("definitions", ()), tuple[str, ...])
         if "servers" in common:
-            texts = converted("servers", common["servers"], "tuple[str, ...]")
+            texts = converted("servers", common["servers"], tuple[str, ...])
             common["servers"] = [_from_base(text, base) for text in texts]
         python = settings.get("python")
         if isinstance(python, str) and os.sep in python:
@@ -282,15 +320,15 @@ def _run(
             experiment, settings, **common, definitions=[base / d for d in definitions],
             also_known=RUN_KEYS,
         )  # fmt: skip
-        module.check(config)
-    plan = module.plan_of(config)
+        experiment.check(config)
+        plan = plan_of(experiment, config)
     estimate_s = _START_S + _SERVER_START_S * len(config.servers)
-    estimate_s += sum(map(config.estimate_s, plan))
+    estimate_s += sum(experiment.estimate_s(config, cell) for cell in plan)
     return PlannedRun(name, experiment, config, len(plan), estimate_s)
 
 
 def _from_base(server: str, base: Path) -> str:
-    """A server that is a file, "[LABEL=]mine.py:Class OPTIONS", with its path from `base`."""
+    """What is in a file, "[LABEL=]mine.py:Class OPTIONS", with its path from `base`."""
     match = _SERVER_FILE.fullmatch(server)
     if match is None:
         return server

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedabench.errors import DamagedRunError, StoppedBySignal, UserError
-from sedabench.experiments.base import import_readers
+from sedabench.experiments import carry_out as carrying
+from sedabench.experiments.bench import import_readers
 from sedabench.experiments.plan import signals_as_exceptions
-from sedabench.experiments.settings import in_keys, runnable, try_servers
-from sedabench.experiments.suite import RECORD, SUITE, PlannedRun, Suite, read
+from sedabench.experiments.settings import at
 from sedabench.machine import facts as machine
 from sedabench.progress import Advance, Progress
 from sedabench.results.folder import (
@@ -39,6 +39,7 @@ from sedabench.results.folder import (
     utc_now,
     write_atomically,
 )
+from sedabench.suites.file import RECORD, SUITE, PlannedRun, Suite, read
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -163,7 +164,7 @@ def left_s(suite: Suite, folder: Path) -> float:
 
 def state_of(run: PlannedRun, folder: Path) -> RunState:
     """What the folder of a run says, without an error of any kind."""
-    state = RunState(run.name, run.experiment, "not begun", run.trials)
+    state = RunState(run.name, run.experiment.name, "not begun", run.trials)
     path = folder / run.name
     if not (path / MANIFEST).exists():
         return state
@@ -188,8 +189,8 @@ def _try_servers(runs: Sequence[PlannedRun], console: Console | None) -> None:
     if count:
         Progress(console).say(f"trying {count} servers of {len(runs)} runs ...")
     for run in runs:
-        with in_keys(f"run {run.name!r}: "):
-            try_servers(run.experiment, run.config)
+        with at(f"run {run.name!r}"):
+            carrying.try_servers(run.experiment, run.config)
     import_readers()
 
 
@@ -237,11 +238,9 @@ def _carry_out(
 
 def _one(run: PlannedRun, path: Path, progress: Progress) -> int | None:
     """Measure what a run lacks; return the signal that ended it early, if one did."""
-    module = runnable(run.experiment)
-    with in_keys():
-        if (path / MANIFEST).exists():
-            return module.resume(path, progress)[1].signum
-        return module.run(run.config, path, progress)[1].signum
+    if (path / MANIFEST).exists():
+        return carrying.resume(run.experiment, path, progress)[1].signum
+    return carrying.run(run.experiment, run.config, path, progress)[1].signum
 
 
 def _left_s(run: PlannedRun, folder: Path) -> float:
