@@ -36,8 +36,8 @@ with scratch.folder() as folder:
 EXTERNAL = """
 import sys
 from pathlib import Path
-from sedabench.targets.external import load_external
-with load_external([])["asyncio"].start(Path(".")):
+from sedabench.targets.external import load_external, start_external
+with start_external(load_external([])["asyncio"], Path(".")):
     print(flush=True)
     sys.stdin.read()
 """
