@@ -50,11 +50,11 @@ def carry_out(
         experiment, given, quick=quick, servers=servers or None, definitions=definitions
     )
     path = out if out is not None else new_folder_path(Path("results"), experiment.name)
-    experiment.check(config)
+    carrying.check(experiment, config)
     plan = carrying.plan_of(experiment, config)
     labels = ", ".join(spec.label for spec in config.servers) or experiment.name
     trials = f"{len(plan)} trial{'s' if len(plan) > 1 else ''}"
-    lasts_s = sum(experiment.estimate_s(config, cell) for cell in plan)
+    lasts_s = carrying.lasts_s(experiment, config, plan)
     progress.say(f"{labels}: {trials}, about {about(lasts_s)}")
     _report(console, experiment, *carrying.run(experiment, config, path, progress))
 

@@ -24,11 +24,12 @@ from sedabench.experiments import plan as plans
 from sedabench.experiments.base import Experiment, Rig
 from sedabench.experiments.bench import Bench
 from sedabench.experiments.plan import Cell, Outcome
-from sedabench.experiments.registry import OWN, named_by, shown_by
+from sedabench.experiments.registry import OWN, named_by, own_faults, shown_by
 from sedabench.experiments.settings import Settings
 from sedabench.figures.style import not_drawn
 from sedabench.progress import Progress
 from sedabench.results.folder import Run, RunWriter, check_new_folder, load_run
+from sedabench.trials.trial import Measured
 
 
 def run(
@@ -40,14 +41,15 @@ def run(
         UserError: see `Experiment.check`; or a server cannot be started; or `out` cannot
             be used; or what was measured says that the rest cannot be, and then it is kept.
     """
-    experiment.check(settings)
-    check_new_folder(out)
-    bench = Bench.of(settings.python)
-    shared = experiment.prepare(bench, settings, {})
-    plan = plan_of(experiment, settings)
-    _try(experiment, settings, shared, plan, bench)
-    common.import_readers()
-    more = experiment.manifest(settings, shared) | _own(experiment, out)
+    with own_faults(experiment):
+        experiment.check(settings)
+        check_new_folder(out)
+        bench = Bench.of(settings.python)
+        shared = experiment.prepare(bench, settings, {})
+        plan = plan_of(experiment, settings)
+        _try(experiment, settings, shared, plan, bench)
+        common.import_readers()
+        more = experiment.manifest(settings, shared) | _own(experiment, out)
     manifest = common.manifest(experiment.name, settings, bench, plan, more)
     with RunWriter.create(out, manifest, experiment.columns) as writer:
         rig = Rig(bench, settings, shared, writer)
@@ -69,14 +71,15 @@ def resume(
     progress = progress or Progress()
     with RunWriter.reopen(path) as writer:
         settings = recorded_settings(experiment, path, writer.manifest)
-        experiment.check(settings)
+        check(experiment, settings)
         plan = writer.manifest["plan"]
         if len(writer.finished) == len(plan):
             progress.say("nothing is missing: every trial of this run is finished")
             return _finish(experiment, Rig(Bench.of(None), settings, None, writer), progress)
         bench = Bench.again(settings.python, writer.manifest)
-        shared = experiment.prepare(bench, settings, writer.manifest)
-        _try(experiment, settings, shared, plan, bench)
+        with own_faults(experiment):
+            shared = experiment.prepare(bench, settings, writer.manifest)
+            _try(experiment, settings, shared, plan, bench)
         common.import_readers()
         for difference in plans.note_resume(writer, bench.interpreter):
             progress.say(f"warning: {difference}")
@@ -90,13 +93,21 @@ def try_servers(experiment: Experiment, settings: Any) -> None:
         UserError: one does not start, or `python` is no interpreter.
     """
     bench = Bench.of(settings.python)
-    shared = experiment.prepare_to_try(bench, settings)
-    _try(experiment, settings, shared, plan_of(experiment, settings), bench)
+    with own_faults(experiment):
+        shared = experiment.prepare_to_try(bench, settings)
+        _try(experiment, settings, shared, plan_of(experiment, settings), bench)
+
+
+def check(experiment: Experiment, settings: Any) -> None:
+    """`Experiment.check`; what a class of one's own raises there is one line too."""
+    with own_faults(experiment):
+        experiment.check(settings)
 
 
 def plan_of(experiment: Experiment, settings: Any) -> list[dict[str, Any]]:
     """Raises UserError if there is nothing to measure, or a cell has a field without a column."""
-    plan = experiment.plan(settings)
+    with own_faults(experiment):
+        plan = experiment.plan(settings)
     if not plan:
         raise UserError(f"{experiment.name} has no trial to measure with these settings")
     known = {column.name for column in experiment.columns}
@@ -116,11 +127,22 @@ def _try(
         common.try_servers(settings.servers, workload, bench)
 
 
+def lasts_s(experiment: Experiment, settings: Any, plan: Sequence[Cell]) -> float:
+    """About how long these trials take, in seconds."""
+    with own_faults(experiment):
+        return sum(experiment.estimate_s(settings, cell) for cell in plan)
+
+
 def _finish(experiment: Experiment, rig: Rig, progress: Progress) -> tuple[Run, Outcome]:
-    outcome = plans.carry_out(
-        rig.writer, partial(experiment.measure, rig), experiment.describe,
-        partial(experiment.estimate_s, rig.settings), progress,
-    )  # fmt: skip
+    def measure(cell: Cell) -> Measured:
+        with own_faults(experiment):
+            return experiment.measure(rig, cell)
+
+    with own_faults(experiment):
+        outcome = plans.carry_out(
+            rig.writer, measure, experiment.describe, partial(experiment.estimate_s, rig.settings),
+            progress,
+        )  # fmt: skip
     finished = load_run(rig.writer.path)
     draw(experiment, finished)
     return finished, outcome

@@ -8,8 +8,10 @@ experiment by its name.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -199,26 +201,35 @@ def shown_by(experiment: Experiment, run: Run, what: str) -> Iterator[None]:
 
     Raises:
         DamagedRunError: the folder holds what cannot be shown.
-        UserError: the experiment is a person's own, and raised something.
+        UserError: see `own_faults`.
     """
-    if not experiment.where:
-        with damage_is_named(run, what):
-            yield
-        return
+    with damage_is_named(run, what), own_faults(experiment):
+        yield
+
+
+@contextmanager
+def own_faults(experiment: Experiment) -> Iterator[None]:
+    """What a person's own class raises inside is one line that names its file and line.
+
+    Raises:
+        UserError: in place of anything that went through that file.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # somebody's own code: whatever it raises
-        raise UserError(
-            f"{experiment.where} cannot show {run.path}: {what} "
-            f"({one_line(f'{type(error).__name__}: {error}')}, {_line(error)})"
-        ) from error
+        line = _line(experiment, error)
+        if line is None:
+            raise
+        said = one_line(f"{type(error).__name__}: {error}")
+        raise UserError(f"{experiment.where} raised {said} ({line})") from error
 
 
-def _line(error: BaseException) -> str:
-    last = error.__traceback__
-    assert last is not None
-    while last.tb_next is not None:
-        last = last.tb_next
-    return f"{Path(last.tb_frame.f_code.co_filename).name} line {last.tb_lineno}"
+def _line(experiment: Experiment, error: BaseException) -> str | None:
+    """The last line of the experiment's own file that an error went through."""
+    own = inspect.getfile(type(experiment)) if experiment.where else None
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own
+    ]
+    return f"{Path(own).name} line {lines[-1]}" if own is not None and lines else None

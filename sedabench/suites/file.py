@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sedabench.errors import UserError, unknown
 from sedabench.experiments.base import Experiment
-from sedabench.experiments.carry_out import plan_of
+from sedabench.experiments.carry_out import check, lasts_s, plan_of
 from sedabench.experiments.configure import COMMON_KEYS, configure, keys_of
 from sedabench.experiments.registry import EXPERIMENTS, runnable
 from sedabench.experiments.settings import at, converted, validated, wrong
@@ -320,10 +320,10 @@ def _run(
             experiment, settings, **common, definitions=[base / d for d in definitions],
             also_known=RUN_KEYS,
         )  # fmt: skip
-        experiment.check(config)
+        check(experiment, config)
         plan = plan_of(experiment, config)
     estimate_s = _START_S + _SERVER_START_S * len(config.servers)
-    estimate_s += sum(experiment.estimate_s(config, cell) for cell in plan)
+    estimate_s += lasts_s(experiment, config, plan)
     return PlannedRun(name, experiment, config, len(plan), estimate_s)
 
 
