@@ -27,9 +27,9 @@ class _Experiments(click.Group):
         return runnable_names()
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        from sedabench.experiments.registry import is_own, runnable_names
+        from sedabench.experiments.registry import EXPERIMENTS, find, is_own
 
-        if is_own(name) or name in runnable_names():
+        if is_own(name) or (name in EXPERIMENTS and find(name).command is None):
             return _Command(name)
         return None
 
