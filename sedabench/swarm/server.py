@@ -36,6 +36,7 @@ PATIENCE_S = 2.0
 FIRST_PATIENCE_S = 10.0
 """Of the one before there is load: nothing is lost by waiting."""
 
+
 class MisdirectedError(ValueError):
     """The admin port answers only to other names."""
 
