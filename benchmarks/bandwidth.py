@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LEVELS = (1, 16, 64, 256, 1024)
 IPERF3_LEVELS = (1, 16, 64)  # iperf3 takes 128 streams at most
 IPERF3_PORT = 5299
-SERVERS = ("eventloop", "seda", "threaded --writers 120")
+SERVERS = ("eventloop", "seda", "threaded --writers 120 --blocking-writers")
 
 
 def ours(options: str, connections: int, seconds: float) -> float:

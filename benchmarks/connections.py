@@ -21,7 +21,11 @@ from loadgen.net.limits import ensure_room_for
 if TYPE_CHECKING:
     from benchmarks.__main__ import Effort
 
-CASES = (("eventloop", 8192, 4), ("seda", 8192, 4), ("threaded --writers 120", 4096, 32))
+CASES = (
+    ("eventloop", 8192, 4),
+    ("seda", 8192, 4),
+    ("threaded --writers 120 --blocking-writers", 4096, 32),
+)
 """Options, connections, KB a connection that are to be kept under."""
 
 PART_BYTES = 100_000

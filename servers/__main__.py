@@ -8,10 +8,10 @@ got wrong is one line and exit status 2.
 
 from __future__ import annotations
 
-from servers import ending
+from servers import signals
 
 if __name__ == "__main__":  # first of all: what follows takes a tenth of a second to import
-    ending.leave_at_once()
+    signals.exit_on_signal()
 
 import argparse
 import contextlib
@@ -31,7 +31,7 @@ from servers.output import command, visible
 from servers.registry import find
 from servers.service import Service
 from servers.services import SERVICES
-from servers.shortage import is_shortage, limit_hit
+from servers.shortage import is_shortage, limit_reached
 
 PROG = os.environ.get("SEDABENCH_PROG", "python -m servers")
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
-        print(f"error: cannot start: {limit_hit(error, threading.stack_size())}",
+        print(f"error: cannot start: {limit_reached(error, threading.stack_size())}",
               file=sys.stderr)  # fmt: skip
         return 2
 
@@ -151,7 +151,7 @@ def serve(
             {"statistics": f"http://{url_host(host)}:{admin.port}/stats"} if admin else {}
         )
         service.start()
-        ending.ask_to_stop(architecture.stop)
+        signals.stop_on_signal(architecture.stop)
         if admin:
             admin.start()
         try:
@@ -201,7 +201,7 @@ def run() -> NoReturn:
     try:
         command(main)
     except SystemExit as end:
-        ending.leave(end.code if isinstance(end.code, int) else 0)
+        signals.exit_process(end.code if isinstance(end.code, int) else 0)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,10 @@ Stats = Callable[[], dict[str, Any]]
 PATIENCE_S = 5.0
 """A client has so long to ask and to take its answer."""
 
-MOST_CLIENTS = 16
+MAX_CLIENTS = 16
 """At once; for one more the oldest has to go.  `listener.RESERVED_DESCRIPTORS` counts on it."""
 
-MOST_HEAD_BYTES = 16_384
+MAX_HEAD_BYTES = 16_384
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -94,7 +94,7 @@ class Admin:
             return
         if sock is None:
             return
-        if len(self._clients) >= MOST_CLIENTS:
+        if len(self._clients) >= MAX_CLIENTS:
             self._end(next(iter(self._clients)))
         sock.setblocking(False)
         # Who listens on every address is asked by the one that the client has chosen.
@@ -124,10 +124,10 @@ class _Client:
         """Read or write what can be; False when it is over."""
         try:
             if not self.unsent:
-                more = self.sock.recv(MOST_HEAD_BYTES)
+                more = self.sock.recv(MAX_HEAD_BYTES)
                 self._head += more
                 if b"\r\n\r\n" not in self._head and b"\n\n" not in self._head:
-                    return bool(more) and len(self._head) < MOST_HEAD_BYTES
+                    return bool(more) and len(self._head) < MAX_HEAD_BYTES
                 self.unsent = memoryview(answer(self._head, stats, self._names))
             self.unsent = self.unsent[self.sock.send(self.unsent) :]
             if not self.unsent:

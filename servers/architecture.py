@@ -1,7 +1,16 @@
 """What every architecture is: something that serves a listener until it is told to stop.
 
-The registry at the end knows those of the project by name; one's own is named
-by its file and class (`servers.registry`) and needs no line anywhere.
+Here is what all of them share: the loop over the steps of a request and what happens
+when one raises, the session of a new connection, and the snapshot for `/stats`.  A new
+architecture implements `run`, and calls these:
+
+- `self.ledger.lease()`: one block of counters per thread;
+- `servers.acceptor`: new connections, the limit on them, failures of accept();
+- `self.new_session(sock, counters)`, `self.run_steps(request, counters)`;
+- `servers.connection` (nonblocking sockets) or `servers.conversation` (blocking ones).
+
+The registry at the end knows the project's own architectures by name; any other is named
+by its file and class (`servers.registry`) and needs no registration.
 """
 
 from __future__ import annotations
@@ -15,12 +24,13 @@ import traceback
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+from servers.acceptor import refuse
 from servers.counters import Counters, Ledger
 from servers.listener import ServerOptions, connection_limit, descriptor_limit
 from servers.service import Request, Service, Session
 
-MOST_FAULTS_TOLD = 20
-"""Lines on standard error: a service that fails in ever new ways need not fill a disk."""
+MAX_FAULTS_PRINTED = 20
+"""Lines on standard error: a service that keeps failing in new ways must not fill a disk."""
 
 
 class Architecture(ABC):
@@ -45,9 +55,9 @@ class Architecture(ABC):
         self.ledger = Ledger()
         self.max_connections = self.limit_connections()
         self.last_fault: str | None = None
-        self._faults_told: set[str] = set()
+        self._faults_printed: set[str] = set()
         self.started_ns = time.monotonic_ns()
-        # A signal handler may only write to it; whoever waits polls it.
+        # `stop` writes to it, which is all that a signal handler may do; `run` polls it.
         self.wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def limit_connections(self) -> int:
@@ -58,59 +68,69 @@ class Architecture(ABC):
         )  # fmt: skip
 
     def prepare(self) -> None:  # noqa: B027  (optional hook)
-        """Called once, when the service has started and before the server is announced.
+        """Called once, after the service has started and before the server is announced.
 
-        Not called if it is only described.  Whatever can fail belongs here, and so do
-        threads that are there from the start: after the announcement nothing may.
-        Raises UsageError if something that was asked for cannot be had; an OSError,
-        MemoryError or RuntimeError is told as the limit that was hit (`servers.shortage`).
+        Not called by `--describe`.  Whatever can fail belongs here, including threads that
+        exist from the start: after the announcement nothing may fail.  Raises UsageError if
+        something that was asked for is not available; an OSError, MemoryError or
+        RuntimeError is reported as the limit that was reached (`servers.shortage`).
         """
 
     @abstractmethod
     def run(self) -> None:
-        """Serve; after `stop()`, finish what is in flight within the grace time and return."""
+        """Serve; after `stop()`, finish requests in flight within the grace period and return."""
 
     def stop(self) -> None:
-        """Ask `run` to come to an end.  May be called from a signal handler, and twice."""
+        """Ask `run` to return.  May be called from a signal handler, and more than once."""
         os.eventfd_write(self.wakeup, 1)
 
-    def new_session(self, counters: Counters) -> Session | None:
-        """The service's session for a new connection; None if it raises, which costs that one."""
+    def new_session(self, sock: socket.socket, counters: Counters) -> Session | None:
+        """The service's session for a new connection; None if it raised: then `sock` is refused."""
         try:
             return self.service.session()
         except Exception as error:
             counters.errors["protocol"] += 1
-            self.tell(error)
+            self.report_fault(error)
+            refuse(sock, counters)
             return None
+
+    def run_steps(self, request: Request, counters: Counters) -> None:
+        """Run the steps of a request on this thread, one after another, until it has a reply."""
+        step = request.step
+        try:
+            while step is not None:
+                step = step(request)
+        except Exception as error:  # costs this request only
+            self.fail(request, error, counters)
 
     def fail(self, request: Request, error: Exception, counters: Counters) -> None:
         """A step raised: have the service answer; if that fails too, end the connection."""
         counters.errors["handler"] += 1
-        self.tell(error)
+        self.report_fault(error)
         try:
             self.service.fail(request, error)
         except Exception as worse:
-            self.tell(worse)
+            self.report_fault(worse)
             request.reply = ()
             request.last = True
 
-    def tell(self, error: Exception) -> None:
-        """Whoever writes a service has to learn what it raised: in `/stats`, and once in print.
+    def report_fault(self, error: Exception) -> None:
+        """Report what a service raised to its author: in `/stats`, and once on standard error.
 
-        A reply that cannot be sent, text instead of bytes, is such an error too: it ends its
-        connection and counts as `handler`.
+        A reply that cannot be sent because it is not bytes is such a fault, too: it ends
+        its connection and counts as `handler`.
         """
-        self.last_fault = fault = one_line(error)
-        if fault not in self._faults_told and len(self._faults_told) < MOST_FAULTS_TOLD:
-            self._faults_told.add(fault)
-            say(f"the service raised {fault}")
+        self.last_fault = fault = describe_fault(error)
+        if fault not in self._faults_printed and len(self._faults_printed) < MAX_FAULTS_PRINTED:
+            self._faults_printed.add(fault)
+            print_error(f"the service raised {fault}")
 
     def describe_stages(self) -> list[dict[str, Any]]:
-        """The stages, for `/stats`; empty where there are none."""
+        """The stages, for `/stats`; empty for an architecture that has none."""
         return []
 
     def stats(self) -> dict[str, Any]:
-        """A snapshot of the counters.  Takes no lock of the hot path."""
+        """A snapshot of the counters; takes no lock that a request needs."""
         before_ns = time.monotonic_ns()
         total = self.ledger.total()
         after_ns = time.monotonic_ns()
@@ -139,24 +159,25 @@ class Architecture(ABC):
         }
 
 
-def one_line(error: BaseException) -> str:
+def describe_fault(error: BaseException) -> str:
     """What was raised and where: "ZeroDivisionError: division by zero (my.py, line 7, in shout)".
 
-    The place is the deepest in the file of the step or session itself, not in what it called.
+    The location is the innermost one in the file of the step or session itself, not in
+    what it called.
     """
     what = traceback.format_exception_only(error)[-1].strip()
-    called = traceback.extract_tb(error.__traceback__)[1:]  # without the architecture's own line
+    called = traceback.extract_tb(error.__traceback__)[1:]  # without the architecture's own frame
     if called:
         at = [frame for frame in called if frame.filename == called[0].filename][-1]
         what += f" ({os.path.basename(at.filename)}, line {at.lineno}, in {at.name})"  # noqa: PTH119
     return " ".join(what.split())
 
 
-def say(line: str) -> None:
-    """One line on standard error, from a thread that serves: lost if there is no room for it.
+def print_error(line: str) -> None:
+    """Write one line to standard error without ever blocking; it is dropped if there is no room.
 
-    Who reads standard error may be slow, or gone.  A pipe that is writable takes
-    `PIPE_BUF` bytes without waiting.
+    Whoever reads standard error may be slow, or gone.  A writable pipe takes `PIPE_BUF`
+    bytes without blocking.
     """
     try:
         descriptor = sys.stderr.fileno()
@@ -167,7 +188,7 @@ def say(line: str) -> None:
         room.register(descriptor, select.POLLOUT)
         if any(events & select.POLLOUT for _, events in room.poll(0)):
             os.write(descriptor, encoded)
-    except (OSError, ValueError, AttributeError):  # it is closed, or there is none
+    except (OSError, ValueError, AttributeError):  # it is closed, or does not exist
         pass
 
 
@@ -182,4 +203,4 @@ ARCHITECTURES: dict[str, str] = {
     "eventloop": "servers.eventloop:EventLoop",
     "seda": "servers.seda.server:Seda",
 }
-"""name -> "module:class"; imported only when asked for."""
+"""name -> "module:class"; imported only when needed."""

@@ -28,14 +28,14 @@ from collections.abc import Iterator
 
 from servers.counters import Counters
 from servers.listener import LINGER_S, ServerOptions, shut
-from servers.patience import request_overdue
+from servers.request_deadline import request_overdue
 from servers.service import Buffer, Request, Session
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
 BROKEN = select.EPOLLERR | select.EPOLLHUP
 
-BUFFERS_A_CALL = 64
+BUFFERS_PER_CALL = 64
 """Buffers given to one sendmsg(), of the 1024 that Linux takes; 64 is a guess that has sufficed."""
 
 
@@ -43,9 +43,9 @@ class Connection:
     """State of one connection: 0.7 KB with its session, and no buffer that waits for input."""
 
     __slots__ = (
-        "active", "awaited", "awaited_ns", "closed", "closing", "descriptor", "ends", "finished",
-        "gone", "half_closed", "held", "interest", "outbox", "receive", "recv_into", "send",
-        "session", "since_ns", "sock", "unacknowledged", "unsent",
+        "active", "closed", "closing", "descriptor", "finished", "half_closed", "held", "interest",
+        "outbox", "pending_part", "pending_since_ns", "receive", "recv_into", "reply_ends", "send",
+        "sent_bytes", "session", "since_ns", "sock", "unacknowledged", "unsent",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, session: Session, now_ns: int) -> None:
@@ -60,8 +60,8 @@ class Connection:
         self.interest = READABLE  # what the poller watches
         self.outbox: list[Buffer] = []
         self.unsent = 0  # bytes in the outbox
-        self.gone = 0  # bytes sent since the outbox was last empty
-        self.ends: list[int] = []  # where the waiting replies end, as a value of `gone`
+        self.sent_bytes = 0  # bytes sent since the outbox was last empty
+        self.reply_ends: list[int] = []  # where the waiting replies end, as a value of `gone`
         self.held: Iterator[Request] | None = None  # not begun, because too much is unsent
         self.half_closed = False
         self.closing = False
@@ -70,8 +70,10 @@ class Connection:
         self.active = True  # bytes moved since the last sweep
         self.since_ns = now_ns  # when a sweep last saw that they had
         self.unacknowledged = -1  # bytes that the peer's kernel had not taken then; -1: not asked
-        self.awaited = 0  # of a request, at the last sweep, and since when: `servers.patience`
-        self.awaited_ns = now_ns
+        self.pending_part = (
+            0  # of a request, at the last sweep, and since when: `servers.request_deadline`
+        )
+        self.pending_since_ns = now_ns
 
     @property
     def at_rest(self) -> bool:
@@ -86,27 +88,27 @@ class Connection:
                     self.outbox.append(buffer)
                     self.unsent += size
         finally:
-            self.ends.append(self.gone + self.unsent)
+            self.reply_ends.append(self.sent_bytes + self.unsent)
 
     def abandon(self) -> int:
         """The connection ends: how many of its requests will never have been answered whole."""
         held, self.held = self.held, None
-        abandoned = len(self.ends) + (sum(1 for _ in held) if held is not None else 0)
-        self.ends.clear()
+        abandoned = len(self.reply_ends) + (sum(1 for _ in held) if held is not None else 0)
+        self.reply_ends.clear()
         return abandoned
 
     def flush(self, counters: Counters) -> None:
         """Send what the socket takes.  Raises OSError when the peer has gone."""
         outbox = self.outbox
         if not outbox:
-            counters.replies += len(self.ends)  # replies that say nothing
-            self.ends.clear()
+            counters.replies += len(self.reply_ends)  # replies that say nothing
+            self.reply_ends.clear()
         while outbox:
             try:
                 if len(outbox) == 1:
                     sent = self.send(outbox[0])
                 else:
-                    sent = self.sock.sendmsg(outbox[:BUFFERS_A_CALL])
+                    sent = self.sock.sendmsg(outbox[:BUFFERS_PER_CALL])
             except BlockingIOError:
                 return
             self.active = True
@@ -114,14 +116,14 @@ class Connection:
             counters.bytes_out += sent
             if not self.unsent:
                 outbox.clear()
-                counters.replies += len(self.ends)
-                self.ends.clear()
-                self.gone = 0
+                counters.replies += len(self.reply_ends)
+                self.reply_ends.clear()
+                self.sent_bytes = 0
                 return
-            self.gone += sent
-            if whole_replies := bisect_right(self.ends, self.gone):
+            self.sent_bytes += sent
+            if whole_replies := bisect_right(self.reply_ends, self.sent_bytes):
                 counters.replies += whole_replies
-                del self.ends[:whole_replies]
+                del self.reply_ends[:whole_replies]
             whole = 0
             while sent >= len(outbox[whole]):
                 sent -= len(outbox[whole])
@@ -136,18 +138,18 @@ class Connection:
         self.since_ns = now_ns
         shut(self.sock, socket.SHUT_WR)
 
-    def wanted(self, most_unsent: int) -> int:
+    def wanted(self, max_unsent: int) -> int:
         """What the poller should watch now."""
         events = WRITABLE if self.outbox else 0
         # While the last reply is on its way nothing is read; after it, only to be dropped.
-        if self.finished or not (self.closing or self.held or self.unsent > most_unsent):
+        if self.finished or not (self.closing or self.held or self.unsent > max_unsent):
             events |= READABLE
         return events if not self.half_closed else events & ~READABLE
 
     def request_overdue(self, now_ns: int, options: ServerOptions) -> bool:
         """Called by every sweep: has the peer had its time for the request that it began?"""
         if self.closing or self.held is not None or self.unsent > options.max_unsent:
-            self.awaited = 0  # we do not read, so it cannot go on
+            self.pending_part = 0  # we do not read, so it cannot go on
             return False
         return request_overdue(self, now_ns, options)
 

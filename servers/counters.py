@@ -1,21 +1,20 @@
-"""What a server counts, without a lock: one writer a block, summed when read.
+"""What a server counts, without locks: one block per thread, summed when read.
 
-Of requests, the same in every architecture:
+Requests are counted the same in every architecture:
 
-- `requests` were received whole;
-- `replies` were handed to the kernel whole (a reply that says nothing, because
-  the service only closes, counts as well); `rejected` are those of the requests
-  that were shed, whether or not their 503 could be handed over;
-- `abandoned` will never have a reply, or not the whole of one: their connection
-  ended first, by its peer, by a time-out, or with the last reply to a request
-  before them.
+- `requests` were received completely;
+- `replies` were handed to the kernel completely (an empty reply, for a service
+  that only closes, counts as well); `rejected` are the requests that were shed,
+  whether or not their 503 could be sent;
+- `abandoned` will never get a complete reply: their connection ended first, by
+  its peer, by a time-out, or with the last reply to an earlier request.
 
-`requests - replies - abandoned` are in flight; at rest that is 0.
+`requests - replies - abandoned` are in flight; when the server is idle that is 0.
 
 `x.n += 1` from two threads loses counts.  So every thread that counts leases a
 `Counters` block of its own and is its only writer; a snapshot sums all blocks.
-A block that is given back keeps its counts and goes to the next thread, so
-that the sum never falls and there are never more blocks than threads.
+A block that is given back keeps its counts and is leased to the next thread, so
+that no sum ever decreases and there are never more blocks than threads.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ ERROR_KINDS = (
 
 
 class Counters:
-    """Counts of one thread.  All only ever grow."""
+    """Counts of one thread; they never decrease."""
 
     __slots__ = (
         "abandoned", "accepted", "bytes_in", "bytes_out", "closed", "errors",
-        "refused", "rejected", "replies", "requests", "served",
+        "refused", "rejected", "replies", "requests",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -53,7 +52,6 @@ class Counters:
         self.replies = 0
         self.abandoned = 0
         self.rejected = 0
-        self.served = 0  # their last step was done; counted where admission control asks for it
         self.errors = dict.fromkeys(ERROR_KINDS, 0)
 
 
@@ -65,7 +63,7 @@ class Ledger:
         self._free: deque[Counters] = deque()
 
     def lease(self) -> Counters:
-        """A block for the calling thread alone, until it gives it back."""
+        """A block that only the calling thread writes, until it gives it back."""
         try:
             return self._free.pop()
         except IndexError:
@@ -77,11 +75,11 @@ class Ledger:
         self._free.append(block)
 
     def total(self) -> Counters:
-        """The sum of all blocks: no lock, so blocks are read one shortly after the other."""
+        """The sum of all blocks, which are read one after another without a lock."""
         total = Counters()
         for block in self._blocks.copy():
-            # closed before accepted, and what became of requests before the requests: what
-            # is open or in flight may be a moment old, but never negative
+            # Closed before accepted, and outcomes before requests: the number of connections
+            # open or requests in flight may be slightly out of date, but is never negative.
             total.closed += block.closed
             for kind in ERROR_KINDS:
                 total.errors[kind] += block.errors[kind]
@@ -90,7 +88,6 @@ class Ledger:
             total.replies += block.replies
             total.abandoned += block.abandoned
             total.rejected += block.rejected
-            total.served += block.served
         for block in self._blocks.copy():
             total.requests += block.requests
             total.accepted += block.accepted

@@ -16,7 +16,7 @@ import struct
 from dataclasses import dataclass
 
 from servers.options import UsageError, option
-from servers.shortage import is_shortage, limit_hit
+from servers.shortage import is_shortage, limit_reached
 
 RESERVED_DESCRIPTORS = 40
 """Kept for standard streams, listener, epoll, admin and its clients, files being read."""
@@ -147,7 +147,7 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{host} is not an address of this machine; choose another with --host"
     if is_shortage(error):
-        return f"cannot listen on {where}: {limit_hit(error)}"
+        return f"cannot listen on {where}: {limit_reached(error)}"
     return f"cannot listen on {where}: {os.strerror(error.errno or 0)}"
 
 
@@ -180,7 +180,7 @@ def set_kernel_timeouts(sock: socket.socket, receive_s: float, send_s: float) ->
         sock.setsockopt(socket.SOL_SOCKET, name, struct.pack("ll", whole, max(micros, not whole)))
 
 
-def look_every_s(options: ServerOptions) -> float:
+def sweep_interval_s(options: ServerOptions) -> float:
     """How often a server looks for time-outs: a quarter of the shortest, at most 0.25 s."""
     return min(
         0.25,

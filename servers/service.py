@@ -1,17 +1,17 @@
-"""The contract between a service and the architectures: who writes what, once.
+"""The contract between a service and the architectures that run it.
 
 A service is sans-I/O.  It knows bytes, requests and steps; it knows no socket,
 no thread, no loop and no clock.  It says three things:
 
-- how bytes become requests: `Service.session()` makes one `Session` a
+- how bytes become requests: `Service.session()` makes one `Session` per
   connection, and `Session.receive(data)` returns the requests that `data`
   completed;
 - what is done for a request: *steps*, methods marked with `@step`.  A step
   takes one request and returns the step that comes next, or `None` when the
   reply is ready in `request.reply`.  A step that may wait (for a disk, for a
   backend) says so with `@step(blocking=True)`;
-- what to answer when it is not done: `reject` when the server sheds the
-  request, `fail` when a step raised.
+- what to answer when the request is not served: `reject` when the server sheds
+  it, `fail` when a step raised.
 
 An architecture promises in return:
 
@@ -29,7 +29,7 @@ A whole service::
         name = "upper"
 
         def session(self) -> Session:
-            return Lines(self)              # one Request a line
+            return Lines(self)              # one Request per line
 
         @property
         def first(self) -> Step:
@@ -53,32 +53,36 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 class Request:
     """One request of one connection and, in the end, its reply.
 
-    A service subclasses it with what it parsed.  The architecture owns
-    `connection`, `done`, `entered_ns` and `trail`; a service leaves them alone.
+    A service subclasses it to add what it parsed.  `connection`, `done` and `context`
+    belong to the architecture; a service leaves them alone.
     """
 
-    __slots__ = ("connection", "done", "entered_ns", "last", "reply", "step", "trail")
+    __slots__ = ("connection", "context", "done", "last", "reply", "step")
 
     step: Step
     """The step to run next; a session sets it to the step where the request enters."""
     reply: tuple[Buffer, ...]
-    """The reply, buffers sent one after another; they must not change afterwards."""
+    """The reply: buffers that are sent one after another and must not change afterwards."""
     last: bool
     """The connection is closed after this reply."""
+    connection: Any
+    """The connection that it came from, if it leaves the thread that reads from that."""
+    done: bool
+    """Its reply is ready, while the replies to requests before it may not be."""
+    context: Any
+    """Whatever else the architecture keeps about this request."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.reply = ()
         self.last = False
-        self.connection: Any = None
+        self.connection = None
         self.done = False
-        self.entered_ns = 0  # of a sample of requests: when they came in
-        self.trail: list[tuple[str, int, int, int]] | None = None
-        """Of traced ones: stage, from when to when in its handler, events of that batch."""
+        self.context = None
 
 
 Step: TypeAlias = Callable[[Any], Any]
-"""`(request) -> Step | None`.  (Python's types cannot say a recursive callable.)"""
+"""`(request) -> Step | None`.  (Python's type system cannot express a recursive callable.)"""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -92,7 +96,7 @@ def step(
 ) -> _F | Callable[[_F], _F]:
     """Mark a method of a `Service` as a step: `@step`, or `@step(blocking=True)`.
 
-    `to` names the steps that can come next, for pictures of the graph; without
+    `to` names the steps that can come next, for drawings of the graph; without
     it they are found in the method's code, as `self.NAME`.
     """
 
@@ -113,37 +117,37 @@ class Session(ABC):
     def receive(self, data: memoryview) -> Sequence[Request]:
         """Take the next bytes of the connection; return the requests they completed.
 
-        Any chunking of the same bytes gives the same requests.  Bytes that
-        are not the protocol give a request whose reply says so and is `last`;
-        a session that has made such a request ignores what follows.
+        The same bytes give the same requests however they are split.  Bytes that
+        violate the protocol give a request whose reply says so and is `last`;
+        after such a request the session ignores all further bytes.
         """
 
     @property
     @abstractmethod
     def idle(self) -> bool:
-        """True between requests: nothing is lost if the connection closes now."""
+        """True between requests: nothing is lost if the connection is closed now."""
 
-    # For protocols in which a peer that trickles is a nuisance.  When the same head or body
+    # For protocols in which a peer can send a request very slowly.  When the same head or body
     # has been pending for longer than `--header-timeout`, or `--body-timeout` and
     # `--body-min-rate`, allow, `give_up` is called.
 
     @property
     def head_pending(self) -> int:
-        """The number (1, 2, ...) of the request whose head has begun and is not there; else 0."""
+        """The number (1, 2, ...) of the request whose head is incomplete; 0 if there is none."""
         return 0
 
     @property
     def body_pending(self) -> int:
-        """The number of the request whose head is there and whose body is not; else 0."""
+        """The number of the request whose head is complete and whose body is not; else 0."""
         return 0
 
     @property
     def body_bytes(self) -> int:
-        """How many bytes of the pending body have come, its framing and trailers included."""
+        """Bytes of the pending body received so far, including its framing and trailers."""
         return 0
 
     def give_up(self) -> Request | None:
-        """The rest of the request did not come in time: what to answer, as the last reply."""
+        """The rest of the request did not arrive in time: what to answer, as the last reply."""
         return None
 
 
@@ -151,7 +155,7 @@ class Service(ABC):
     """Application logic, written once and run by every architecture.
 
     `Options` is a frozen dataclass (see `servers.options`) with the service's
-    own settings; it becomes command line options by itself.
+    own settings; its fields become command line options automatically.
     """
 
     name: ClassVar[str]
@@ -159,13 +163,13 @@ class Service(ABC):
     Options: ClassVar[type[Any]]
 
     about: Mapping[str, object]
-    """Facts about the server that runs it, for people; set before `start`."""
+    """Facts about the server that runs it, shown to people; set before `start`."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
         self.about = {}
         # Binding once makes `self.some_step` one object for the service's life:
-        # no allocation a request, and a stage can be found by the step itself.
+        # no allocation per request, and a stage can be looked up by its step.
         for step_name in self.step_names():
             setattr(self, step_name, getattr(self, step_name))
 
@@ -188,7 +192,7 @@ class Service(ABC):
 
     @property
     def entries(self) -> tuple[Step, ...]:
-        """Every step at which a session lets requests enter, for pictures of the graph."""
+        """Every step at which a session lets requests enter, for drawings of the graph."""
         return (self.first,)
 
     @abstractmethod

@@ -12,7 +12,7 @@ import os
 import resource
 from pathlib import Path
 
-_HUGE_BYTES = 8 << 20
+_DEFAULT_STACK_BYTES = 8 << 20
 """The stack of a thread that was given none: with less room than that, none can start."""
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EAGAIN)
@@ -28,7 +28,7 @@ def is_shortage(error: BaseException) -> bool:
     )
 
 
-def limit_hit(error: BaseException, stack_bytes: int = 0) -> str:
+def limit_reached(error: BaseException, stack_bytes: int = 0) -> str:
     """The limit that this error comes from, and how to raise it.
 
     `stack_bytes` is what a thread that could not be started would have taken.
@@ -41,7 +41,7 @@ def limit_hit(error: BaseException, stack_bytes: int = 0) -> str:
         return "the machine has no more open files; raise the sysctl fs.file-max"
     if code == errno.ENOSPC:
         return "epoll may watch no more; raise the sysctl fs.epoll.max_user_watches"
-    if address_space := _address_space(stack_bytes or _HUGE_BYTES):
+    if address_space := _address_space(stack_bytes or _DEFAULT_STACK_BYTES):
         return address_space
     if isinstance(error, RuntimeError):
         return _processes()

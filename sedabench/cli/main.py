@@ -158,7 +158,7 @@ def serve(python: str, arguments: tuple[str, ...]) -> NoReturn:
     if {"-h", "--help"} & set(arguments):
         click.echo("--python PATH, anywhere: the server's interpreter (default: this one)\n")
     sys.stdout.flush()
-    # Held back until the server hears them: `servers.ending`.
+    # Held back until the server hears them: `servers.signals`.
     signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTIONS)
     try:
         os.execvpe(python, [python, "-P", "-m", "servers", *arguments], environment)

@@ -73,35 +73,35 @@ class Admission(Controller):
     """Answers at a look that have their whole weight; fewer have less, unless they relieve."""
     RELIEF = 0.5
     """Weight, at least, of a sample that shows less pressure."""
-    MOST_PRESSURE = 2.0
+    MAX_PRESSURE = 2.0
     AIM = 0.4
     """Of the target: where a limit holds the percentile; the others take longer."""
     QUEUED = 0.25
     """Pressure from which requests are taken to queue; under it the guess grows."""
-    LEAST_INSIDE = 4.0
+    MIN_INSIDE = 4.0
     """Requests; with fewer inside at once, fewer still would not be faster."""
     CORRECTION = 0.3, 1.1
     """The limit is so many times the capacity, at least and at most."""
-    LEAST_DRAIN_S, DRAIN_TARGETS = 0.4, 4.0
+    MIN_DRAIN_S, DRAIN_TARGETS = 0.4, 4.0
     """Time in which an excess drains, the longer of the two: seconds, and targets.  It has to
     be some times as long as a change of the rate takes to show in the percentile."""
     MEASURED = 0.3
     """Weight of a new measurement of the capacity."""
     FADING = 0.98
     """Of the capacity, at a look that is no measure of it because not all had to wait."""
-    LEAST_STEP, MOST_STEP = 0.01, 0.4
+    MIN_STEP, MAX_STEP = 0.01, 0.4
     """Growth of the guess at a look, as a share."""
-    LEAST_MORE = 2.0
+    MIN_INCREMENT = 2.0
     """Requests/s, the paper's addition; and so much more at least."""
     LAG = 0.1
     """Of the answers at a look: so many more may have entered while the guess grows."""
     PAST = 1.05
     """Times what was measured: from here the steps become larger."""
     DEPTH = 0.2
-    """Of the target: the bucket's depth, in time; but twice `LEAST_INSIDE` may come at once."""
+    """Of the target: the bucket's depth, in time; but twice `MIN_INSIDE` may come at once."""
     PATIENCE_NS = 200_000_000
     """A look at fewer answers than a full sample waits so long for more."""
-    LONGEST_NS = 5_000_000_000
+    MAX_PATIENCE_NS = 5_000_000_000
     """And so long for the first: a stage that answers batch by batch is no faster for that."""
     FREE_NS = 1_000_000_000
     """In which nobody was refused, or the load was `LIGHT` or less of the limit: no limit."""
@@ -126,7 +126,7 @@ class Admission(Controller):
         self._measured = 0.0  # requests/s that were completed while others waited
         self._capacity = 0.0  # the same, or our guess since; 0: not known
         self._rate = 0.0  # requests/s that were completed of late, smoothed
-        self._step = self.LEAST_STEP
+        self._step = self.MIN_STEP
         now_ns = time.monotonic_ns()
         self._seen = (now_ns, 0, 0, 0)  # at the last look: when; admitted, refused, completed
         self._answered_ns = now_ns
@@ -163,7 +163,7 @@ class Admission(Controller):
         entered, turned_away, answered = (
             now - then for now, then in zip((admitted, refused, completed), seen, strict=True)
         )
-        patience_ns = self.LONGEST_NS if entered and not answered else self.PATIENCE_NS
+        patience_ns = self.MAX_PATIENCE_NS if entered and not answered else self.PATIENCE_NS
         if answered < self.FULL_SAMPLE and now_ns - seen_ns < patience_ns:
             return
         self._seen = (now_ns, admitted, refused, completed)
@@ -186,7 +186,7 @@ class Admission(Controller):
             self._adjust(
                 answered * 1e9 / (now_ns - seen_ns),
                 refuses=turned_away > 0,
-                keeps_up=entered - answered <= max(self.LEAST_INSIDE, self.LAG * answered),
+                keeps_up=entered - answered <= max(self.MIN_INSIDE, self.LAG * answered),
                 all_waited=sample[0] > self.QUEUED * self.target_s * 1e9,
             )
 
@@ -202,7 +202,7 @@ class Admission(Controller):
         """The sample's percentile becomes part of the pressure; more if it stands for more."""
         sample.sort()
         self._p90_s = sample[int(self.PERCENTILE * (len(sample) - 1))] / 1e9
-        pressure = min(self.MOST_PRESSURE, self._p90_s / self.target_s)
+        pressure = min(self.MAX_PRESSURE, self._p90_s / self.target_s)
         weight = (1 - self.SMOOTHING) * min(1.0, max(1, answered) / self.FULL_SAMPLE)
         if pressure < self._pressure:
             weight = max(weight, self.RELIEF)
@@ -213,35 +213,35 @@ class Admission(Controller):
         assert self._p90_s is not None
         self._rate += self.MEASURED * (rate - self._rate)
         if self._pressure > self.QUEUED:
-            if self._rate * self._p90_s < self.LEAST_INSIDE:
+            if self._rate * self._p90_s < self.MIN_INSIDE:
                 return
             weight = self.MEASURED if self._capacity else 1.0
             measured = self._capacity + weight * (rate - self._capacity)
             if not all_waited:  # perhaps it could do more than it was given
                 measured = max(measured, self.FADING * self._capacity)
             self._measured = self._capacity = measured
-            self._step = self.LEAST_STEP
+            self._step = self.MIN_STEP
             reason = f"{rate:.0f}/s are completed"
         elif refuses and keeps_up:
-            self._capacity += max(self.LEAST_MORE, self._step * self._capacity)
+            self._capacity += max(self.MIN_INCREMENT, self._step * self._capacity)
             if self._capacity > self.PAST * self._measured:
-                self._step = min(self.MOST_STEP, 2 * self._step)
+                self._step = min(self.MAX_STEP, 2 * self._step)
             reason = "nothing waits and requests are refused"
         else:
             if not keeps_up:
-                self._step = self.LEAST_STEP
+                self._step = self.MIN_STEP
             return
-        drain_s = max(self.LEAST_DRAIN_S, self.DRAIN_TARGETS * self.target_s)
+        drain_s = max(self.MIN_DRAIN_S, self.DRAIN_TARGETS * self.target_s)
         waits_s = self._p90_s if self._pressure > 1 else self._pressure * self.target_s
         correction = 1 + (self.AIM * self.target_s - waits_s) / drain_s
         least, most = self.CORRECTION
         limit = self._capacity * min(most, max(least, correction))
-        self._set(max(limit, self.LEAST_INSIDE / self._p90_s if self._pressure > 1 else 0), reason)
+        self._set(max(limit, self.MIN_INSIDE / self._p90_s if self._pressure > 1 else 0), reason)
 
     def _free(self) -> None:
         self._unlimited = True
         self._capacity = self._measured = 0.0
-        self._step = self.LEAST_STEP
+        self._step = self.MIN_STEP
         self.record(self.bucket.rate, self.bucket.rate, "no limit: the load is well below")
 
     def _set(self, rate: float, reason: str) -> None:
@@ -250,5 +250,5 @@ class Admission(Controller):
             self.bucket.rate, rate, f"p90 {p90}, target {self.target_s * 1e3:g} ms; {reason}"
         )
         self.bucket.rate = rate
-        self.bucket.depth = max(2 * self.LEAST_INSIDE, rate * self.DEPTH * self.target_s)
+        self.bucket.depth = max(2 * self.MIN_INSIDE, rate * self.DEPTH * self.target_s)
         self._unlimited = False

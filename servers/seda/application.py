@@ -28,9 +28,11 @@ from servers.options import UsageError
 from servers.seda.controllers import Batching, Controller, ControlThread, PoolSize
 from servers.seda.policies import Policy
 from servers.seda.queue import EventQueue
-from servers.seda.runners import RUNNERS, DirectCalls, PoolPerStage, Runner, SharedThreads
+from servers.seda.runner import Runner
+from servers.seda.runners import RUNNERS, DirectCalls, PoolPerStage
+from servers.seda.shared_threads import SharedThreads
 from servers.seda.stage import BATCH, Handler, Source, Stage
-from servers.shortage import limit_hit
+from servers.shortage import limit_reached
 
 CAPACITY = 4096
 """Events that may wait for a stage, unless it says otherwise."""
@@ -70,7 +72,7 @@ class StageSpec:
     batch: int = BATCH
     blocking: bool = False
     """The handler may wait; more threads let more of it wait at once."""
-    most_threads: int | None = None
+    max_threads: int | None = None
     """The pool controller may go as far; None: the pool's size is fixed."""
     on_fault: Callable[[Sequence[Any], Exception], object] | None = None
     """Gets the events of a batch whose handler raised."""
@@ -180,10 +182,10 @@ class Application:
             return []  # no pool to size; and a batch is whatever has come
         found: list[Controller] = []
         for spec, stage in zip(self.specs, self.stages, strict=True):
-            if control.pool_size and spec.most_threads is not None:
+            if control.pool_size and spec.max_threads is not None:
                 pool = self.runner.pools[spec.name]
                 found.append(
-                    PoolSize(stage, pool, threshold=2 * spec.threads, most=spec.most_threads)
+                    PoolSize(stage, pool, threshold=2 * spec.threads, most=spec.max_threads)
                 )
             if control.batching and spec.source is None and spec.batch > 1:
                 found.append(Batching(stage, least=max(8, spec.queue.at_least)))
@@ -200,7 +202,7 @@ class Application:
             self.control.start()
         except (RuntimeError, MemoryError) as error:
             raise UsageError(
-                f"cannot start the threads of the stages: {limit_hit(error)}, or ask for fewer"
+                f"cannot start the threads of the stages: {limit_reached(error)}, or ask for fewer"
             ) from None
 
     def close(self, stage: str, within_s: float) -> bool:

@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from servers.seda.runners import AnyStage, ThreadPool
+from servers.seda.runner import AnyStage
+from servers.seda.thread_pool import ThreadPool
 
-KEPT_DECISIONS = 1000
+MAX_DECISIONS_KEPT = 1000
 
 NEVER_NS = 1 << 62
 
@@ -49,7 +50,7 @@ class Controller(ABC):
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
-        self.decisions: deque[Decision] = deque(maxlen=KEPT_DECISIONS)
+        self.decisions: deque[Decision] = deque(maxlen=MAX_DECISIONS_KEPT)
 
     @abstractmethod
     def observe(self, now_ns: int) -> None:
@@ -67,7 +68,7 @@ class PoolSize(Controller):
     """Thread pool controller (Welsh, Culler and Brewer, SOSP 2001, section 4.2).
 
     Samples the queue; when it is longer than `threshold`, adds a thread, up to
-    `most`.  A thread that was idle for `keep_s` ends by itself, down to what
+    `most`.  A thread that was idle for `keep_idle_s` ends by itself, down to what
     the stage had at first.  The paper's figures are a sample each second, a
     threshold of 1000, 20 threads and 5 s; here a sample comes ten times a
     second, since requests are shorter, and the threshold belongs to the stage.
@@ -78,15 +79,15 @@ class PoolSize(Controller):
 
     def __init__(
         self, stage: AnyStage, pool: ThreadPool, *, threshold: int, most: int = 20,
-        keep_s: float = 5.0,
+        keep_idle_s: float = 5.0,
     ) -> None:  # fmt: skip
         super().__init__(stage.name)
         self._stage = stage
         self._pool = pool
         self._threshold = threshold
         self._most = max(most, pool.least)
-        pool.keep_s = keep_s
-        pool.on_leave = self._left
+        pool.keep_idle_s = keep_idle_s
+        pool.on_thread_exit = self._left
 
     def observe(self, now_ns: int) -> None:
         waiting, threads = len(self._stage.source), len(self._pool)
@@ -99,7 +100,7 @@ class PoolSize(Controller):
             self.record(threads, threads + 1, f"{waiting} events wait, over {self._threshold}")
 
     def _left(self, left: int) -> None:
-        self.record(left + 1, left, f"a thread was idle for {self._pool.keep_s:g} s")
+        self.record(left + 1, left, f"a thread was idle for {self._pool.keep_idle_s:g} s")
 
 
 class Batching(Controller):

@@ -37,7 +37,7 @@ class Waiting(Protocol[E]):
     def __iter__(self) -> Any: ...
 
 
-class Crowd(Generic[E]):
+class FullQueue(Generic[E]):
     """The events in a full queue, as a policy sees them; counts those that it lets in.
 
     Events may be equal or even the same object, so who was let in cannot be told afterwards.
@@ -67,24 +67,24 @@ class Crowd(Generic[E]):
     def lose_newest(self, arriving: Sequence[E], room: int) -> Sequence[E]:
         """Lose as many as there is no room for: the least important, of these the newest."""
         if isinstance(self._waiting, Priorities):
-            return self._squeeze(self._waiting, arriving, room, oldest=False)
+            return self._replace_least_important(self._waiting, arriving, room, oldest=False)
         self.extend(arriving[:room])
         return arriving[room:]
 
     def lose_oldest(self, arriving: Sequence[E], room: int) -> Sequence[E]:
         """The same, but the oldest of the least important."""
         if isinstance(self._waiting, Priorities):
-            return self._squeeze(self._waiting, arriving, room, oldest=True)
+            return self._replace_least_important(self._waiting, arriving, room, oldest=True)
         capacity = len(self) + room
         kept = arriving[-capacity:]
         lost = [self.popleft() for _ in range(min(len(self), len(kept) - room))]
         self.extend(kept)
         return [*lost, *arriving[: len(arriving) - len(kept)]]
 
-    def _squeeze(
+    def _replace_least_important(
         self, waiting: Priorities[E], arriving: Sequence[E], room: int, oldest: bool
     ) -> Sequence[E]:
-        lost, evicted = waiting.squeeze(arriving, room, oldest)
+        lost, evicted = waiting.replace_least_important(arriving, room, oldest)
         self.came += len(arriving) - (len(lost) - evicted)
         return lost
 
@@ -99,7 +99,7 @@ class Policy(ABC):
     """What is lost is returned to the producer."""
 
     @abstractmethod
-    def overflow(self, waiting: Crowd[E], arriving: Sequence[E], room: int) -> Sequence[E]:
+    def overflow(self, waiting: FullQueue[E], arriving: Sequence[E], room: int) -> Sequence[E]:
         """Put into `waiting` what shall wait; return what is lost.
 
         `room` (0 or more) is less than the number of `arriving`; as many as
@@ -116,7 +116,7 @@ class Reject(Policy):
     name = "reject"
     tells = True
 
-    def overflow(self, waiting: Crowd[E], arriving: Sequence[E], room: int) -> Sequence[E]:
+    def overflow(self, waiting: FullQueue[E], arriving: Sequence[E], room: int) -> Sequence[E]:
         return waiting.lose_newest(arriving, room)
 
 
@@ -127,7 +127,7 @@ class Block(Policy):
     waits = True
     tells = True
 
-    def overflow(self, waiting: Crowd[E], arriving: Sequence[E], room: int) -> Sequence[E]:
+    def overflow(self, waiting: FullQueue[E], arriving: Sequence[E], room: int) -> Sequence[E]:
         return waiting.lose_newest(arriving, room)
 
 
@@ -136,7 +136,7 @@ class DropNewest(Policy):
 
     name = "drop_newest"
 
-    def overflow(self, waiting: Crowd[E], arriving: Sequence[E], room: int) -> Sequence[E]:
+    def overflow(self, waiting: FullQueue[E], arriving: Sequence[E], room: int) -> Sequence[E]:
         return waiting.lose_newest(arriving, room)
 
 
@@ -148,7 +148,7 @@ class DropOldest(Policy):
 
     name = "drop_oldest"
 
-    def overflow(self, waiting: Crowd[E], arriving: Sequence[E], room: int) -> Sequence[E]:
+    def overflow(self, waiting: FullQueue[E], arriving: Sequence[E], room: int) -> Sequence[E]:
         return waiting.lose_oldest(arriving, room)
 
 
@@ -166,7 +166,7 @@ class Priorities(Generic[E]):
     page-cache hit need not wait behind misses.
     """
 
-    KEPT_LEVELS = 8
+    MAX_IDLE_LEVELS = 8
     """With more of them, those that become empty are forgotten: `order` may tell a deadline."""
 
     def __init__(self, order: Callable[[E], int]) -> None:
@@ -211,7 +211,9 @@ class Priorities(Generic[E]):
         self._sorted.clear()
         self._size = 0
 
-    def squeeze(self, arriving: Sequence[E], room: int, oldest: bool) -> tuple[Sequence[E], int]:
+    def replace_least_important(
+        self, arriving: Sequence[E], room: int, oldest: bool
+    ) -> tuple[Sequence[E], int]:
         """Let `arriving` in and lose as many as exceed `room`, the least important ones.
 
         Of one level the oldest or else the newest.  Returns them, and how many of
@@ -234,6 +236,6 @@ class Priorities(Generic[E]):
         return lost, evicted
 
     def _forget(self, number: int) -> None:
-        if not self._levels[number] and len(self._levels) > self.KEPT_LEVELS:
+        if not self._levels[number] and len(self._levels) > self.MAX_IDLE_LEVELS:
             del self._levels[number]
             self._sorted.remove(number)

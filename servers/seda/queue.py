@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from servers.options import UsageError
-from servers.seda.policies import POLICIES, Crowd, Policy, Priorities, Waiting
+from servers.seda.policies import POLICIES, FullQueue, Policy, Priorities, Waiting
 
 E = TypeVar("E")
 
@@ -86,15 +86,15 @@ class EventQueue(Generic[E]):
         self._oldest_ns = 0  # when the queue was last empty, roughly: only for delayed queues
         self._events: Waiting[E] = Priorities(order) if order else deque()
         self._lock = threading.Lock()
-        self._something = threading.Condition(self._lock)
-        self._some_room = threading.Condition(self._lock)
-        self._takers = 0  # threads that wait for something
-        self._putters = 0  # threads that wait for room
+        self._not_empty = threading.Condition(self._lock)
+        self._not_full = threading.Condition(self._lock)
+        self._consumers_waiting = 0  # threads that wait for something
+        self._producers_waiting = 0  # threads that wait for room
         self._closed = False
         # Sum of the times at which events left less that at which they came, and how many
         # are inside.  One object, so that a reader without the lock sees a pair that agrees.
         self._crossed = (0, 0)
-        self._most_waited_ns = 0  # as told
+        self._max_waited_ns = 0  # as told
 
     def __len__(self) -> int:
         return len(self._events)
@@ -115,10 +115,10 @@ class EventQueue(Generic[E]):
             now = now_ns()
             if crossed is self._crossed:  # else it may be later than it seems
                 balance_ns, inside = crossed
-                self._most_waited_ns = max(self._most_waited_ns, balance_ns + inside * now)
-                return self._most_waited_ns
+                self._max_waited_ns = max(self._max_waited_ns, balance_ns + inside * now)
+                return self._max_waited_ns
 
-    def _cross(self, came: int, left: int) -> None:
+    def _note_crossing(self, came: int, left: int) -> None:
         """So many events come, and so many leave, now.  The lock is held."""
         balance_ns, inside = self._crossed
         self._crossed = (balance_ns + (left - came) * now_ns(), inside + came - left)
@@ -130,12 +130,12 @@ class EventQueue(Generic[E]):
         """
         lost: Sequence[E] = ()
         if self.accepts is not None:
-            events, lost = self.sift(events)
+            events, lost = self.filter_events(events)
         lock = self._lock
         lock.acquire()  # `with` costs a little more, and every batch comes through here
         try:
             if not self._closed and self._room - len(self._events) >= len(events):
-                self._let_in(events, len(events))
+                self._enqueue(events, len(events))
                 return lost
             unplaced = self._overflow(events, wait)
         finally:
@@ -148,7 +148,7 @@ class EventQueue(Generic[E]):
             self.on_drop(unplaced)
         return lost
 
-    def sift(self, events: Sequence[E]) -> tuple[Sequence[E], Sequence[E]]:
+    def filter_events(self, events: Sequence[E]) -> tuple[Sequence[E], Sequence[E]]:
         """Those that may come in, and the others, which are counted as lost."""
         accepts = self.accepts
         if accepts is None:
@@ -170,53 +170,53 @@ class EventQueue(Generic[E]):
         with self._lock:
             room = 0 if self._closed else self._room - len(self._events)
             if room >= len(events):
-                self._let_in(events, len(events))
+                self._enqueue(events, len(events))
                 return ()
             if room > 0:
-                self._let_in(events[:room], room)
+                self._enqueue(events[:room], room)
                 return events[room:]
         return events
 
-    def _let_in(self, events: Sequence[E], count: int) -> None:
+    def _enqueue(self, events: Sequence[E], count: int) -> None:
         if not count:
             return
         if self.delayed and not self._events:
             self._oldest_ns = now_ns()
         self._events.extend(events)
         self.events_in += count
-        self._cross(came=count, left=0)
-        if self._takers:
-            self._something.notify()
+        self._note_crossing(came=count, left=0)
+        if self._consumers_waiting:
+            self._not_empty.notify()
 
     def _overflow(self, events: Sequence[E], wait: bool) -> Sequence[E]:
         """No room for all of them.  The lock is held; returns what is lost."""
         while not self._closed:
             room = self._room - len(self._events)
             if room >= len(events):
-                self._let_in(events, len(events))
+                self._enqueue(events, len(events))
                 return ()
             if not (self.policy.waits and wait):
                 break
             if room > 0:
-                self._let_in(events[:room], room)
+                self._enqueue(events[:room], room)
                 events = events[room:]
-            self._putters += 1
-            self._some_room.wait()
-            self._putters -= 1
+            self._producers_waiting += 1
+            self._not_full.wait()
+            self._producers_waiting -= 1
         if self._closed:
             self.losses["closed"] += len(events)
             return events
         if not isinstance(events, list | tuple):
             events = list(events)  # a range makes its numbers anew each time it is asked
-        crowd = Crowd(self._events)
-        before = len(crowd)
-        lost = self.policy.overflow(crowd, events, self._room - before)
-        came = crowd.came
+        queue = FullQueue(self._events)
+        before = len(queue)
+        lost = self.policy.overflow(queue, events, self._room - before)
+        came = queue.came
         self.events_in += came
-        self._cross(came, before + came - len(crowd))
+        self._note_crossing(came, before + came - len(queue))
         self.losses[self.policy.name] += len(lost)
-        if came and self._takers:
-            self._something.notify()
+        if came and self._consumers_waiting:
+            self._not_empty.notify()
         return lost
 
     def take(self, most: int, timeout_s: float | None = None) -> list[E] | None:
@@ -236,14 +236,14 @@ class EventQueue(Generic[E]):
                     break
                 if timeout_s == 0:
                     return []
-                self._takers += 1
+                self._consumers_waiting += 1
                 delay_s = timeout_s
                 if events:  # not enough yet
                     delay_s = self._delay_s()
                     if timeout_s is not None:
                         delay_s = min(delay_s, timeout_s)
-                woken = self._something.wait(delay_s)
-                self._takers -= 1
+                woken = self._not_empty.wait(delay_s)
+                self._consumers_waiting -= 1
                 if not woken and delay_s == timeout_s and not self.ready:
                     return []
             count = len(events)
@@ -254,11 +254,11 @@ class EventQueue(Generic[E]):
                 count = most
                 popleft = events.popleft
                 batch = [popleft() for _ in range(most)]
-                if self._takers:  # enough is left for somebody else
-                    self._something.notify()
-            self._cross(came=0, left=count)
-            if self._putters:
-                self._some_room.notify_all()
+                if self._consumers_waiting:  # enough is left for somebody else
+                    self._not_empty.notify()
+            self._note_crossing(came=0, left=count)
+            if self._producers_waiting:
+                self._not_full.notify_all()
             return batch
         finally:
             lock.release()
@@ -280,7 +280,7 @@ class EventQueue(Generic[E]):
             left = len(self._events)
             self._events.clear()
             self.losses["left"] += left
-            self._cross(came=0, left=left)
+            self._note_crossing(came=0, left=left)
         self.close()
         return left
 
@@ -288,5 +288,5 @@ class EventQueue(Generic[E]):
         """Take nothing more in; what is inside can still be taken out."""
         with self._lock:
             self._closed = True
-            self._something.notify_all()
-            self._some_room.notify_all()
+            self._not_empty.notify_all()
+            self._not_full.notify_all()

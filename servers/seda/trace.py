@@ -1,17 +1,16 @@
 """The paths of sampled requests through the stages, as Chrome trace JSON.
 
-One row a request, named after how it ended.  For every stage that it passed, a
-bar "wait" (in its queue) and a bar with the stage's name: from when its handler
-began with the batch until it was done with all of it, since a batch leaves a
-stage as a whole; the bar says how many events that were.  `read` has no wait, as
-the kernel does not tell when a socket became ready.  A request that was shed, or
-whose connection ended first, has instead of the rest of its path a bar that says
-so, as long as it had waited.  (The stage `accept` is in no path: it deals with
-connections.)
+One row per request, named after how it ended.  For every stage that it passed there is
+a bar "wait" (in its queue) and a bar with the stage's name, which lasts from when the
+handler began with the batch until it had finished all of it, since a batch leaves a
+stage as a whole; its argument is the size of the batch.  `read` has no wait, because the
+kernel does not say when a socket became ready.  A request that was shed, or whose
+connection ended first, ends with a bar that says so and lasts as long as it had waited.
+(The stage `accept` is in no path: its events are connections.)
 
-A traced request carries the list of its stages; the stages' threads append
-to it, each in its turn, and whoever finishes it hands it over.  The file is
-written by the main thread, which has nothing else to do.
+A traced request carries the list of its stages (`Sample.trail`).  The threads of the
+stages append to it, one after another, and the one that finishes it queues it to be
+written.  The main thread writes the file; it has nothing else to do.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from collections.abc import Sequence
 from typing import IO, Any, TypeAlias
 
 from servers.options import UsageError
+from servers.seda.sample import Sample, Trail
 from servers.service import Request
 
-MOST_WAITING = 10_000
-"""Paths that may wait to be written; beyond, the oldest are lost."""
+MAX_UNWRITTEN_PATHS = 10_000
+"""Paths that may wait to be written; beyond that, the oldest are lost."""
 
-Trail: TypeAlias = list[tuple[str, int, int, int]]
 Path: TypeAlias = tuple[Trail, str, int]
 """A trail, how it ended, and when."""
 
@@ -40,11 +39,11 @@ ABANDONED = "abandoned"
 
 
 class Tracer:
-    """Writes `path`; every `every`-th sampled request is followed."""
+    """Writes the file `path`; every `every`-th sampled request is traced."""
 
     def __init__(self, path: str, every: int) -> None:
         self.every = every
-        self._finished: deque[Path] = deque(maxlen=MOST_WAITING)
+        self._finished: deque[Path] = deque(maxlen=MAX_UNWRITTEN_PATHS)
         self._sampled = 0
         self._rows = 0
         self._path = path
@@ -58,30 +57,36 @@ class Tracer:
             raise self._refusal(error) from None
 
     def wants(self) -> bool:
-        """Shall the next sampled request be followed?"""
+        """Is the next sampled request to be traced?"""
         self._sampled += 1
         return self._sampled % self.every == 0
 
     def passed(
         self, requests: Sequence[Request], stage: str, begin_ns: int, events: int | None = None
     ) -> None:
-        """A handler that began at `begin_ns` is done with a batch, of `events` in all."""
+        """A handler that began at `begin_ns` has finished a batch (of `events`, if it had others)."""
         end_ns = time.monotonic_ns()
         for request in requests:
-            trail = request.trail  # read once: another thread may finish it
+            sample: Sample | None = request.context
+            if sample is None:
+                continue
+            trail = sample.trail  # read once: another thread may finish it
             if trail is not None:
                 trail.append((stage, begin_ns, end_ns, events or len(requests)))
 
     def finish(self, request: Request, ending: str = ANSWERED) -> None:
-        """Its path ends here, now; nothing is noted of it any more."""
-        trail, request.trail = request.trail, None
+        """Its path ends here, now, if it is traced; nothing is appended any more."""
+        sample: Sample | None = request.context
+        if sample is None:
+            return
+        trail, sample.trail = sample.trail, None
         if trail:
             self._finished.append((trail, ending, time.monotonic_ns()))
 
     def finish_all(self, requests: Sequence[Request], ending: str = ANSWERED) -> None:
-        """Those of `requests` that are traced have come to their end."""
+        """The paths of all traced ones among `requests` end here."""
         for request in requests:
-            if request.trail is not None:
+            if request.context is not None:
                 self.finish(request, ending)
 
     def write(self) -> None:
@@ -90,7 +95,7 @@ class Tracer:
             try:
                 while self._finished:
                     self._write_row(*self._finished.popleft())
-            except OSError as error:  # the disk is full: to serve goes before
+            except OSError as error:  # the disk is full: go on serving
                 self._failed = error
 
     def _write_row(self, trail: Trail, ending: str, end_ns: int) -> None:
@@ -124,7 +129,7 @@ class Tracer:
         self._file.write(",\n" + json.dumps(event))
 
     def close(self) -> None:
-        """Raises UsageError if the file is not whole."""
+        """Raises UsageError if the file is incomplete."""
         self.write()
         try:
             with contextlib.closing(self._file):

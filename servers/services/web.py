@@ -47,12 +47,12 @@ METHODS = (b"GET", b"HEAD")
 RETRY_AFTER_S = 1
 """What a shed client is told to wait: the shortest that the header can say."""
 
-MOST_COMPUTE_US = 1_000_000
+MAX_COMPUTE_US = 1_000_000
 
-TARGETS_KEPT = 16_384
+MAX_CACHED_TARGETS = 16_384
 """Parsed targets remembered: the files of a document root of 2 GB.  About 0.5 KB each."""
 
-LONGEST_TARGET_KEPT = 256
+MAX_CACHED_TARGET_BYTES = 256
 """A longer one is parsed each time, so that what is remembered has a bound in bytes, too."""
 
 _ABSENT = (
@@ -227,7 +227,7 @@ class Web(Service):
             us = int(text) if text.isdecimal() and len(text) < 9 else -1
         except (KeyError, ValueError):
             us = -1
-        if not 0 <= us <= MOST_COMPUTE_US:
+        if not 0 <= us <= MAX_COMPUTE_US:
             return self._refuse(request, HTTPStatus.BAD_REQUEST)
         loops = round(us * self._loops_per_us)
         spin(loops)
@@ -243,7 +243,7 @@ class Web(Service):
         if now_s != self._second:
             self._date = date_line(now_s)  # before the second: a thread that sees it finds both
             self._second = now_s
-        request.reply = request.page.reply(self._date, request.manner)
+        request.reply = request.page.reply(self._date, request.form)
         return None
 
     # What else can become of a request
@@ -282,8 +282,8 @@ class Web(Service):
     # The rest
 
     def _remember(self, target: bytes, parsed: tuple[str, str]) -> None:
-        if len(target) <= LONGEST_TARGET_KEPT:
-            if len(self._targets) >= TARGETS_KEPT:
+        if len(target) <= MAX_CACHED_TARGET_BYTES:
+            if len(self._targets) >= MAX_CACHED_TARGETS:
                 self._targets.clear()  # crude; whatever is in use is back at once
             self._targets[target] = parsed
 

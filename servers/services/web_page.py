@@ -3,7 +3,7 @@
 Everything that `web` answers is a page, a file as well as an error.  What of a
 reply is the same for every request is put together once, and what changes with
 time, the Date header, once a second and page; so an ordinary reply costs a
-comparison.  What a request may ask beyond that (its `Manner`) is put together
+comparison.  What a request may ask beyond that (its `ReplyForm`) is put together
 for that request, and is the only place that knows of HEAD, of conditions and of
 the Connection header.
 
@@ -39,7 +39,7 @@ CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
 
 
-class Manner(NamedTuple):
+class ReplyForm(NamedTuple):
     """How a request wants its reply, beyond what the reply says."""
 
     connection: bytes = b""
@@ -49,7 +49,7 @@ class Manner(NamedTuple):
     modified_since: bytes | None = None
 
 
-PLAIN = Manner()
+PLAIN = ReplyForm()
 """A GET without conditions on a connection of HTTP/1.1 that stays: nearly every request."""
 
 
@@ -93,23 +93,23 @@ class Page(Cached):
         self.stamp = 0
         self._made: tuple[bytes, tuple[Buffer, ...]] = (b"", ())
 
-    def reply(self, date: bytes, manner: Manner) -> tuple[Buffer, ...]:
+    def reply(self, date: bytes, form: ReplyForm) -> tuple[Buffer, ...]:
         """The buffers of the reply; `date` is the Date header's line.
 
         The same `date` object must be given as long as the second lasts.
         """
-        if manner is PLAIN:
+        if form is PLAIN:
             made_for, reply = self._made
             if made_for is not date:
                 reply = self._assemble(date, b"")
                 self._made = date, reply
             return reply
-        if self.etag and self._unchanged(manner):
+        if self.etag and self._unchanged(form):
             not_modified = _status_line(HTTPStatus.NOT_MODIFIED)
-            return (not_modified + date + manner.connection + self.validators + b"\r\n",)
-        if manner.head_only:
-            return (self._head(date, manner.connection),)
-        return self._assemble(date, manner.connection)
+            return (not_modified + date + form.connection + self.validators + b"\r\n",)
+        if form.head_only:
+            return (self._head(date, form.connection),)
+        return self._assemble(date, form.connection)
 
     def _head(self, date: bytes, connection: bytes) -> bytes:
         return b"".join((self._status_line, date, connection, self.headers, b"\r\n"))
@@ -120,16 +120,16 @@ class Page(Cached):
             return (head + self.body,)
         return (head, self.body)  # not copied: every connection sends from the same bytes
 
-    def _unchanged(self, manner: Manner) -> bool:
+    def _unchanged(self, form: ReplyForm) -> bool:
         """RFC 9110, section 13.2.2: If-None-Match decides alone when it is there."""
-        if manner.none_match is not None:
-            tags = manner.none_match.split(b",")
+        if form.none_match is not None:
+            tags = form.none_match.split(b",")
             weak = {tag.strip().removeprefix(b"W/") for tag in tags}
             return self.etag in weak or weak == {b"*"}
-        if manner.modified_since is not None:
-            if manner.modified_since == self._modified:  # what we told is what we are asked
+        if form.modified_since is not None:
+            if form.modified_since == self._modified:  # what we told is what we are asked
                 return True
-            since_s = _parse_date(manner.modified_since)
+            since_s = _parse_date(form.modified_since)
             return since_s is not None and self.modified_s <= since_s
         return False
 

@@ -8,7 +8,7 @@ import socket
 import time
 from contextlib import ExitStack
 
-from servers.admin import MOST_CLIENTS
+from servers.admin import MAX_CLIENTS
 from tests.conformance.conftest import PACKET_BYTES, PACKETS
 from tests.conformance.server import (
     DEADLINE_S,
@@ -165,7 +165,7 @@ def test_an_idle_or_slow_client_of_the_admin_port_holds_up_nobody() -> None:
             slow.sendall(bytes([byte]))
         assert read_to_end(slow).startswith(b"HTTP/1.0 200 OK")
         oldest = visitor()
-        for _ in range(2 * MOST_CLIENTS):
+        for _ in range(2 * MAX_CLIENTS):
             visitor()
             server.stats()
         assert closed_by_peer(oldest)  # there is a bound to them
@@ -175,7 +175,7 @@ def test_an_idle_or_slow_client_of_the_admin_port_holds_up_nobody() -> None:
 
 def test_a_client_of_the_admin_port_that_does_not_read_holds_up_nobody() -> None:
     with Server("eventloop") as server, ExitStack() as stack:
-        for _ in range(MOST_CLIENTS):
+        for _ in range(MAX_CLIENTS):
             sock = stack.enter_context(socket.socket())
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
             sock.connect((server.host, server.admin_port))

@@ -16,7 +16,8 @@ import pytest
 
 from servers.seda import Admission
 from servers.seda.admission import TokenBucket
-from servers.seda.sockets import Readiness, StagedConnection
+from servers.seda.connections import StagedConnection
+from servers.seda.kernel_queues import Readiness
 from tests.servers.web import web
 
 SECOND_NS = 1_000_000_000
@@ -383,7 +384,7 @@ def test_what_a_full_look_left_has_waited_for_as_many_as_show_all(readiness: Rea
 
 def test_time_in_which_somebody_waited_in_its_place_is_no_wait(readiness: Readiness) -> None:
     readiness.take(16, 0)
-    readiness.rested_ns += be_away(0.2)
+    readiness.idle_ns += be_away(0.2)
     assert waited_ns(readiness, 16) < 0.2 * SECOND_NS
 
 

@@ -21,7 +21,8 @@ from servers.seda import (
     StageSpec,
 )
 from servers.seda.application import Control
-from servers.seda.runners import PoolPerStage, ThreadPool
+from servers.seda.runners import PoolPerStage
+from servers.seda.thread_pool import ThreadPool
 
 DEADLINE_S = 30.0
 SECOND_NS = 1_000_000_000
@@ -61,7 +62,7 @@ def pool_of(handler: Any, least: int = 1) -> tuple[Stage[Any], ThreadPool, Event
 def test_a_pool_grows_while_the_queue_is_long_and_no_further_than_it_may() -> None:
     gate = Gate()
     stage, pool, queue = pool_of(gate, least=2)
-    controller = PoolSize(stage, pool, threshold=10, most=5, keep_s=DEADLINE_S)
+    controller = PoolSize(stage, pool, threshold=10, most=5, keep_idle_s=DEADLINE_S)
     pool.start()
     queue.put(range(100))
     for _ in range(2):
@@ -101,7 +102,7 @@ def test_a_short_queue_gets_no_more_threads() -> None:
 def test_threads_that_are_idle_go_down_to_what_there_was_at_first() -> None:
     gate = Gate()
     stage, pool, queue = pool_of(gate, least=2)
-    controller = PoolSize(stage, pool, threshold=1, most=6, keep_s=0.02)
+    controller = PoolSize(stage, pool, threshold=1, most=6, keep_idle_s=0.02)
     pool.start()
     queue.put(range(50))
     for size in (3, 4, 5, 6):
@@ -276,7 +277,7 @@ def test_a_controller_that_raises_is_switched_off_and_the_others_go_on() -> None
 def test_each_can_be_switched_off(pool_size: bool, batching: bool) -> None:
     specs = [
         StageSpec("plain", lambda events, dispatch: None),
-        StageSpec("blocks", lambda events, dispatch: None, most_threads=4),
+        StageSpec("blocks", lambda events, dispatch: None, max_threads=4),
     ]
     application = Application(specs, control=Control(pool_size, batching))
     kinds = [(type(c), c.stage) for c in application.control.controllers]
@@ -288,7 +289,7 @@ def test_each_can_be_switched_off(pool_size: bool, batching: bool) -> None:
 def test_in_an_application_a_stage_that_blocks_gets_threads_when_it_needs_them() -> None:
     gate = Gate()
     specs = [
-        StageSpec("disk", gate, blocking=True, threads=1, most_threads=3, batch=1,
+        StageSpec("disk", gate, blocking=True, threads=1, max_threads=3, batch=1,
                   queue=QueueSpec(100)),
     ]  # fmt: skip
     with Application(specs) as application:

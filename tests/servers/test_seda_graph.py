@@ -11,7 +11,8 @@ from servers.options import UsageError
 from servers.seda import Application, QueueSpec, StageSpec
 from servers.seda.application import check_graph, in_order
 from servers.seda.graph import dot, mermaid
-from servers.seda.server import parse_gather, parse_threads, step_edges
+from servers.seda.server import step_edges
+from servers.seda.settings import parse_gather, parse_threads
 from servers.service import Request, Service, Session, Step, step
 from servers.services.burst import Burst, BurstOptions
 from tests.servers.web import web

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from servers.options import UsageError
 from servers.seda import POLICIES, EventQueue, Policy, Priorities, QueueSpec
-from servers.seda.policies import Crowd
+from servers.seda.policies import FullQueue
 from tests.servers.test_event_queue import DEADLINE_S, thread
 
 
@@ -23,7 +23,9 @@ class KeepThePaying(Policy):
 
     name = "keep_the_paying"
 
-    def overflow(self, waiting: Crowd[Any], arriving: Sequence[Any], room: int) -> Sequence[Any]:
+    def overflow(
+        self, waiting: FullQueue[Any], arriving: Sequence[Any], room: int
+    ) -> Sequence[Any]:
         paying = [event for event in arriving if event % 2]
         waiting.extend(paying[:room])
         return [e for e in arriving if not e % 2] + paying[room:]
@@ -296,7 +298,7 @@ def test_as_many_priorities_as_events_leave_nothing_behind() -> None:
         assert queue.take(1) == [number]
     levels = queue._events
     assert isinstance(levels, Priorities)
-    assert len(levels._levels) <= Priorities.KEPT_LEVELS
+    assert len(levels._levels) <= Priorities.MAX_IDLE_LEVELS
 
 
 @pytest.mark.parametrize("policy", ["reject", "drop_newest", "drop_oldest"])

@@ -14,7 +14,7 @@ import pytest
 from servers.options import UsageError
 from servers.seda import Application, Dispatch, QueueSpec, StageSpec
 from servers.seda.application import Control
-from servers.seda.runners import SCHEDULES
+from servers.seda.shared_threads import SCHEDULES
 
 DEADLINE_S = 30.0
 

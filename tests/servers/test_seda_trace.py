@@ -16,8 +16,11 @@ import pytest
 
 from servers.counters import Counters
 from servers.options import UsageError
-from servers.seda.sockets import Network, Readiness, StagedConnection
-from servers.seda.trace import MOST_WAITING, REJECTED, Tracer
+from servers.seda.connections import StagedConnection
+from servers.seda.kernel_queues import Readiness
+from servers.seda.network import Network
+from servers.seda.sample import Sample
+from servers.seda.trace import MAX_UNWRITTEN_PATHS, REJECTED, Tracer
 from servers.service import Request, Session
 from tests.conformance.server import Server, read_exactly, reset
 from tests.conformance.test_command_line import assert_refused, run
@@ -146,7 +149,7 @@ def test_what_was_turned_away_ends_there(tmp_path: Path) -> None:
 def test_what_waited_for_write_and_what_write_did_are_told_apart() -> None:
     """Ours is the second of two batches that wait for the write stage."""
     tracer = Tracer(os.devnull, every=1)
-    network = Network(Readiness(1), Nothing, Counters, 10, 1000, 1000)
+    network = Network(Readiness(1), lambda *_: Nothing(), Counters, 10, 1000, 1000)
     network.tracer = tracer
     pairs = [socket.socketpair() for _ in range(2)]
     trails = []
@@ -154,9 +157,8 @@ def test_what_waited_for_write_and_what_write_did_are_told_apart() -> None:
         connection = StagedConnection(ours, Nothing(), 0)
         network.readiness.add(connection)
         request = Request(lambda request: None)
-        request.entered_ns = 1
-        request.trail = [("respond", 1, time.monotonic_ns(), 1)]
-        trails.append(request.trail)
+        request.context = Sample(1, [("respond", 1, time.monotonic_ns(), 1)])
+        trails.append(request.context.trail)
         request.reply = (b"reply",)
         request.done = True
         connection.pending.append(request)
@@ -216,7 +218,7 @@ class Nothing(Session):
 
 def traced(*stages: tuple[str, int, int, int]) -> Request:
     request = Request(lambda request: None)
-    request.trail = list(stages)
+    request.context = Sample(1, list(stages))
     return request
 
 
@@ -243,10 +245,10 @@ def test_a_path_has_one_end(tmp_path: Path) -> None:
 
 def test_what_waits_to_be_written_has_a_bound(tmp_path: Path) -> None:
     tracer = Tracer(str(tmp_path / "trace"), every=1)
-    for number in range(MOST_WAITING + 5):
+    for number in range(MAX_UNWRITTEN_PATHS + 5):
         tracer.finish(traced(("a", number, number + 1, 1)))
     tracer.close()
-    assert len(rows(tmp_path / "trace")) == MOST_WAITING
+    assert len(rows(tmp_path / "trace")) == MAX_UNWRITTEN_PATHS
 
 
 def test_a_disk_that_fills_up_is_told_at_the_end(tmp_path: Path) -> None:

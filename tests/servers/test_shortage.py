@@ -9,7 +9,7 @@ import resource
 import pytest
 
 from servers import shortage
-from servers.shortage import is_shortage, limit_hit
+from servers.shortage import is_shortage, limit_reached
 
 NO_THREAD = RuntimeError("can't start new thread")
 
@@ -27,23 +27,23 @@ def test_no_thread_is_told_by_the_limit_that_was_hit(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(shortage, "_control_group_limit", lambda: 0)
     limits(monkeypatch, RLIMIT_NPROC=77)
-    assert limit_hit(NO_THREAD) == (
+    assert limit_reached(NO_THREAD) == (
         "the limit on processes and threads is 77; raise it (ulimit -u)"
     )
     limits(monkeypatch, RLIMIT_NPROC=77, RLIMIT_AS=1 << 20)
-    assert "address space is 1 MB" in limit_hit(NO_THREAD)
+    assert "address space is 1 MB" in limit_reached(NO_THREAD)
     limits(monkeypatch, RLIMIT_NPROC=77, RLIMIT_AS=1 << 40)
-    assert "processes and threads" in limit_hit(NO_THREAD)
-    assert "address space" in limit_hit(NO_THREAD, stack_bytes=1 << 40)
+    assert "processes and threads" in limit_reached(NO_THREAD)
+    assert "address space" in limit_reached(NO_THREAD, stack_bytes=1 << 40)
 
 
 def test_root_is_exempt_from_the_limit_on_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     limits(monkeypatch, RLIMIT_NPROC=77)
     monkeypatch.setattr(shortage, "_control_group_limit", lambda: 500)
-    assert "threads of the control group is 500" in limit_hit(NO_THREAD)
+    assert "threads of the control group is 500" in limit_reached(NO_THREAD)
     monkeypatch.setattr(shortage, "_control_group_limit", lambda: 0)
-    assert "77" not in limit_hit(NO_THREAD)
+    assert "77" not in limit_reached(NO_THREAD)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_root_is_exempt_from_the_limit_on_processes(monkeypatch: pytest.MonkeyPa
 def test_what_a_system_call_lacked_is_told(code: int, says: str) -> None:
     error = OSError(code, os.strerror(code))
     assert is_shortage(error)
-    assert says in limit_hit(error)
+    assert says in limit_reached(error)
 
 
 def test_a_fault_is_no_shortage() -> None:

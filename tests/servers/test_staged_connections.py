@@ -11,7 +11,9 @@ import pytest
 
 from servers.connection import READABLE, WRITABLE
 from servers.counters import Counters
-from servers.seda.sockets import Network, Readiness, StagedConnection
+from servers.seda.connections import StagedConnection
+from servers.seda.kernel_queues import Readiness
+from servers.seda.network import Network
 from servers.service import Request, Session
 
 DEADLINE_S = 30.0
@@ -48,7 +50,7 @@ def network(readers: int) -> Iterator[tuple[Network, StagedConnection, Slow, soc
     session = Slow()
     counters = Counters()
     readiness = Readiness(readers)
-    built = Network(readiness, lambda: session, lambda: counters, 10, 1000, 1000)
+    built = Network(readiness, lambda *_: session, lambda: counters, 10, 1000, 1000)
     ours, theirs = socket.socketpair()
     connection = StagedConnection(ours, session, 0)
     readiness.add(connection)
@@ -129,7 +131,7 @@ def test_a_late_event_of_a_closed_descriptor_waits_until_the_next_owner_is_known
     # descriptor, and the reader finds it before the kernel knows what to watch.
     counters = Counters()
     readiness = Readiness(readers=2)
-    built = Network(readiness, Slow, lambda: counters, 10, 1000, 1000)
+    built = Network(readiness, lambda *_: Slow(), lambda: counters, 10, 1000, 1000)
     ours, theirs = socket.socketpair()
     connection = StagedConnection(ours, Slow(), 0)
     kernel = readiness._epoll

@@ -406,7 +406,7 @@ def test_a_step_that_raises_costs_its_request_only(service: Web) -> None:
 
 
 def test_targets_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("servers.services.web.TARGETS_KEPT", 10)
+    monkeypatch.setattr("servers.services.web.MAX_CACHED_TARGETS", 10)
     service = web()
     for number in range(25):
         assert ask(service, get(f"/healthz?{number}")).status == 200
