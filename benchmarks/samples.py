@@ -28,8 +28,9 @@ from rich.table import Table
 
 from benchmarks.tables import show
 from loadgen.demand.mixes import single
+from loadgen.http.config import HttpConfig
+from loadgen.http.records import ANSWERED, REJECTED, Raw, Records
 from loadgen.http.result import summarise, summarise_records
-from loadgen.http.run import ANSWERED, REJECTED, HttpConfig, Raw, Records
 from loadgen.http.samples import read_parquet, write_hlog, write_parquet
 from loadgen.lifeline import die_with
 from loadgen.net.targets import Target

@@ -17,10 +17,10 @@ from pathlib import Path
 import pandas as pd
 
 from loadgen.demand.mixes import single
+from loadgen.http.config import HttpConfig
 from loadgen.http.loop import run
 from loadgen.http.probe import read_url
 from loadgen.http.result import summarise
-from loadgen.http.run import HttpConfig
 from loadgen.http.samples import write_parquet
 
 

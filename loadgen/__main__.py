@@ -1,4 +1,4 @@
-"""`python -m loadgen WORKLOAD --target HOST:PORT ...`: the command `load` by itself."""
+"""`python -m loadgen WORKLOAD --target HOST:PORT ...`: the command `load` on its own."""
 
 from __future__ import annotations
 

@@ -27,8 +27,9 @@ from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from loadgen.engine.histogram import bucket_ms
+from loadgen.errors import LoadError
 from loadgen.http.probe import read_url
-from loadgen.net.targets import LoadError, resolve
+from loadgen.net.targets import resolve
 from loadgen.swarm import engine_user as locust_engine
 from loadgen.swarm import options as locust_options
 from loadgen.swarm import plan as locust_plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from loadgen.net.targets import LoadError
+from loadgen.errors import LoadError
 
 
 def hint(name: str, known: Iterable[str]) -> str:

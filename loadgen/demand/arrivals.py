@@ -35,8 +35,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from loadgen.errors import LoadError
 from loadgen.names import unknown
-from loadgen.net.targets import LoadError
 
 FORMS = {
     "constant": "constant",

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from loadgen.net.targets import LoadError
+from loadgen.errors import LoadError
 
 PATH = "/docroot.json"
 

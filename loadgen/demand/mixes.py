@@ -56,8 +56,8 @@ from numpy.typing import NDArray
 
 from loadgen.demand.arrivals import generator
 from loadgen.demand.docroot import PATH, Docroot, parse_docroot
+from loadgen.errors import LoadError
 from loadgen.names import hint, unknown
-from loadgen.net.targets import LoadError
 
 NAMES = ("dynamic", "mixed", "specweb99")
 

@@ -1,6 +1,6 @@
-"""One request before the load: is there somebody who speaks HTTP/1.1?
+"""One request before the load: does the target speak HTTP/1.1?  And what does its mix consist of?
 
-A wrong port, a server that wants TLS, one that closes at once: found out here,
+A wrong port, a server that expects TLS, one that closes at once: detected here,
 in one line, instead of as a hundred thousand failed requests.
 """
 
@@ -13,22 +13,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from loadgen.demand.mixes import Template
+from loadgen.demand.mixes import Mix, Template, load_mix, single
+from loadgen.errors import LoadError
 from loadgen.http.reply import BadReplyError, Reply
 from loadgen.net.connecting import ended_before, error_kind
-from loadgen.net.targets import LoadError, Target, resolve
+from loadgen.net.targets import Target, resolve
 
-MOST_BYTES = 16 << 20
-"""Of a reply that is kept: a file that a mix is made of."""
+MIN_TIMEOUT_S = 5.0
+"""The first request may take at least this long; an overloaded server is slow to answer."""
+
+MAX_REPLY_BYTES = 16 << 20
+"""Maximum size of a reply that is kept: a file that describes a mix."""
 
 
 @dataclass(frozen=True)
 class Url:
-    """What `--target` said."""
+    """What `--target` names."""
 
     target: Target
     host: str
-    """For the Host header, as it was written."""
+    """For the Host header, as given."""
     path: str
 
 
@@ -39,7 +43,7 @@ def read_url(text: str, *, allow_remote: bool = False) -> Url:
         parts = urlsplit(full)
         port = 80 if parts.port is None else parts.port
     except ValueError as error:
-        raise LoadError(f"target {text!r} is no URL: {error}") from None
+        raise LoadError(f"target {text!r} is not a URL: {error}") from None
     if parts.scheme != "http":
         raise LoadError(
             f"target {text!r}: only http:// can be loaded, as in http://127.0.0.1:8080/"
@@ -54,19 +58,30 @@ def read_url(text: str, *, allow_remote: bool = False) -> Url:
 def probe(url: Url, template: Template, timeout_s: float) -> None:
     """Send one request as the load will, and accept any reply that the load would.
 
-    Raises LoadError when what answers is no HTTP/1.1, or nobody does.
+    `timeout_s` is that of the load; the probe waits for `MIN_TIMEOUT_S` at least.
+    Raises LoadError if nobody answers, or not in HTTP/1.1.
     """
-    _exchange(url, template, timeout_s, None)
+    _exchange(url, template, max(MIN_TIMEOUT_S, timeout_s), None)
 
 
-def ask(url: Url, template: Template, timeout_s: float) -> tuple[int, bytes]:
-    """The same for a reply that is wanted, of at most `MOST_BYTES`; its status and body."""
-    body: list[bytes] = []
-    return _exchange(url, template, timeout_s, body), b"".join(body)
+def open_mix(url: Url, name: str | None) -> Mix:
+    """The mix of that name, which may depend on files of the server; None: the URL's own path.
+
+    Raises LoadError.
+    """
+
+    def fetch(path: str) -> bytes:
+        body: list[bytes] = []
+        status = _exchange(url, Template(path, "GET", path, 1.0), MIN_TIMEOUT_S, body)
+        if status != 200:
+            raise LoadError(f"{url.target} answers {path} with {status}: mix {name!r} needs it")
+        return b"".join(body)
+
+    return single(url.path) if name is None else load_mix(name, fetch)
 
 
 def _exchange(url: Url, template: Template, timeout_s: float, body: list[bytes] | None) -> int:
-    """One request on a connection of its own; the status.  `body`: for its pieces."""
+    """Send one request on a connection of its own; return the status.  `body` gets the pieces."""
     target = url.target
     reply = Reply(head_only=template.method == "HEAD", body=body)
     deadline_s = time.monotonic() + timeout_s
@@ -81,9 +96,9 @@ def _exchange(url: Url, template: Template, timeout_s: float, body: list[bytes] 
                     reply.feed(data)
                 else:
                     reply.end()
-                if body is not None and received > MOST_BYTES:
+                if body is not None and received > MAX_REPLY_BYTES:
                     raise LoadError(
-                        f"{target} answers {template.path} with over {MOST_BYTES} bytes"
+                        f"{target} answers {template.path} with over {MAX_REPLY_BYTES} bytes"
                     )
                 if reply.complete:
                     return reply.status
@@ -106,10 +121,10 @@ def _exchange(url: Url, template: Template, timeout_s: float, body: list[bytes] 
 
 
 def _converse(sock: socket.socket, wire: bytes, deadline_s: float) -> Iterator[bytes]:
-    """What the peer says while `wire` is sent to it and afterwards; b"" when it has ended.
+    """What the peer sends while `wire` is sent to it and afterwards; b"" when it has closed.
 
-    It may answer, and close, before it has read everything.  A send that fails is raised when
-    what had come before has been read.
+    It may answer, and close, before it has read everything.  A failed send is raised once what
+    arrived before has been read.
     """
     sock.setblocking(False)
     unsent, failure = memoryview(wire), None
@@ -119,7 +134,7 @@ def _converse(sock: socket.socket, wire: bytes, deadline_s: float) -> Iterator[b
         found = poll.poll(max(0.0, deadline_s - time.monotonic()) * 1e3)
         if not found:
             raise TimeoutError
-        if found[0][1] == select.POLLOUT:  # alone: what there is to read comes before an end
+        if found[0][1] == select.POLLOUT:  # alone: what there is to read comes before an error
             try:
                 unsent = unsent[sock.send(unsent) :]
             except BlockingIOError:

@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loadgen.http.run import (
+from loadgen.http.config import HttpConfig
+from loadgen.http.records import (
     ANSWERED,
     CONNECTION,
     NEVER_SENT,
@@ -39,7 +40,6 @@ from loadgen.http.run import (
     TIMEOUT,
     WRONG,
     Facts,
-    HttpConfig,
     Raw,
     Records,
 )

@@ -31,9 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from loadgen.demand.mixes import Mix
+from loadgen.errors import LoadError
+from loadgen.http.records import ANSWERED, OUTCOMES, Facts, Records
 from loadgen.http.result import HttpResult
-from loadgen.http.run import ANSWERED, OUTCOMES, Facts, Records
-from loadgen.net.targets import LoadError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,9 +1,9 @@
-"""N connections to one target, opened at a bounded rate, failures counted by kind.
+"""N connections to one target, opened at a limited rate, failures counted by kind.
 
-The rate is bounded because a burst of SYNs beyond the server's accept backlog
+The rate is limited because a burst of SYNs beyond the server's accept backlog
 is dropped and retried after a second: one would then measure the kernel's
 retransmission timer.  Every workload opens its connections here, and starts
-only when all are up.
+only when all are open.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import socket
 import time
 from collections import Counter, deque
 
+from loadgen.errors import LoadError
 from loadgen.net.targets import Target
 
 _KINDS = {
@@ -32,10 +33,10 @@ def error_kind(code: int | None) -> str:
 
 
 def ended_before(error: OSError) -> bool:
-    """Sending failed: had the peer ended its side in order before it reset the connection?
+    """After a failed send: had the peer ended its side in order before it reset the connection?
 
-    tcp_reset() says EPIPE then and ECONNRESET otherwise.  It matters to a reply that lasts until
-    the connection ends.
+    tcp_reset() reports EPIPE then and ECONNRESET otherwise.  It matters for a reply that is
+    delimited by the end of the connection.
     """
     return error.errno == errno.EPIPE
 
@@ -49,13 +50,12 @@ def open_connections(
     send_buffer_bytes: int = 0,
     failures: Counter[str],
 ) -> list[socket.socket]:
-    """Open `count` nonblocking connections, at most `rate` a second.
+    """Open `count` nonblocking connections, at most `rate` per second.
 
-    Returns those that came up, in the order in which they were begun, with
-    TCP_NODELAY set; adds the others to `failures` by kind.  Waits at most
-    `timeout_s` for each.
+    Returns those that were opened, with TCP_NODELAY set; adds the others to
+    `failures` by kind.  Waits at most `timeout_s` for each.
     """
-    begun: deque[tuple[int, socket.socket]] = deque()  # deadline_ns, oldest first
+    begun: deque[tuple[int, socket.socket]] = deque()  # (deadline_ns, socket), oldest first
     up: list[socket.socket] = []
     timeout_ns = round(timeout_s * 1e9)
     made = 0
@@ -72,8 +72,8 @@ def open_connections(
                         pending[sock.fileno()] = sock
                         begun.append((time.monotonic_ns() + timeout_ns, sock))
                         epoll.register(sock, select.EPOLLOUT)
-                # A millisecond is the shortest that epoll sleeps, and all that
-                # pacing needs: 5 connections at the default rate.
+                # A millisecond is the shortest that epoll sleeps, and enough for
+                # pacing: 5 connections at the default rate.
                 wait_s = 0.001 if made < count else 0.05
                 for fd, _ in epoll.poll(wait_s):
                     sock = pending.pop(fd)
@@ -98,7 +98,16 @@ def open_connections(
     return up
 
 
+def nothing_connected(target: Target, count: int, failures: Counter[str]) -> LoadError:
+    """The error for none of `count` connections having been opened."""
+    if failures["refused"] == count:
+        return LoadError(f"nothing listens on {target}: start the server first")
+    kinds = ", ".join(f"{kind}: {n}" for kind, n in failures.items() if n)
+    return LoadError(f"no connection to {target} came up ({kinds}): check host, port and firewall")
+
+
 def begin(target: Target, send_buffer_bytes: int, failures: Counter[str]) -> socket.socket | None:
+    """A nonblocking connection that is being opened; None, and a failure counted, if it cannot."""
     sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if send_buffer_bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
-from loadgen.net.targets import LoadError
+from loadgen.errors import LoadError
 
 SPARE_DESCRIPTORS = 32
 """For everything that is not a connection: standard streams, epoll, loaded files."""

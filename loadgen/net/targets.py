@@ -11,9 +11,7 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-
-class LoadError(Exception):
-    """What a user can cause and mend: one line that says what is wrong and what to do."""
+from loadgen.errors import LoadError
 
 
 @dataclass(frozen=True)

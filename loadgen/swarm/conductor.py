@@ -24,7 +24,7 @@ import gevent
 from locust.env import Environment
 from locust.runners import MasterRunner
 
-from loadgen.net.targets import LoadError
+from loadgen.errors import LoadError
 from loadgen.swarm.engine_user import REPORT, REPORT_S, SHARE, EngineUser, version
 from loadgen.swarm.record import Record
 from loadgen.swarm.shapes import PlanShape

@@ -38,8 +38,8 @@ from locust.stats import StatsEntry, StatsError
 
 from loadgen.engine.account import LATENCY
 from loadgen.engine.histogram import ms_of, unpacked
-from loadgen.http.run import OUTCOMES
-from loadgen.net.targets import LoadError
+from loadgen.errors import LoadError
+from loadgen.http.records import OUTCOMES
 from loadgen.swarm import options as locust_options
 
 log = logging.getLogger("sedabench")

@@ -11,7 +11,7 @@ import math
 from argparse import Namespace
 from typing import Any
 
-from loadgen.net.targets import LoadError
+from loadgen.errors import LoadError
 from loadgen.swarm import plan as locust_plan
 from loadgen.swarm.plan import Plan
 

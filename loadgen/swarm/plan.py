@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadgen.net.targets import LoadError
+from loadgen.errors import LoadError
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 from loadgen.engine.account import COUNTS, LAG, LATENCY, REJECTION, SERVICE
 from loadgen.engine.histogram import percentile_us, summary_us
-from loadgen.http.run import OUTCOMES
+from loadgen.http.records import OUTCOMES
 
 BIN_S = 0.5
 

@@ -23,7 +23,7 @@ from argparse import Namespace
 
 from locust import LoadTestShape
 
-from loadgen.net.targets import LoadError
+from loadgen.errors import LoadError
 from loadgen.swarm import options as locust_options
 from loadgen.swarm import plan as locust_plan
 from loadgen.swarm.plan import Plan, Step

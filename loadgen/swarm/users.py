@@ -19,11 +19,11 @@ from locust.env import Environment
 
 from loadgen.burst.loop import ACK_BYTES
 from loadgen.demand.mixes import Mix
-from loadgen.engine.settings import open_mix
+from loadgen.errors import LoadError
 from loadgen.http.loop import CHOICES
-from loadgen.http.probe import read_url
+from loadgen.http.probe import open_mix, read_url
 from loadgen.net.connecting import error_kind
-from loadgen.net.targets import LoadError, resolve
+from loadgen.net.targets import resolve
 from loadgen.swarm import options as locust_options
 from loadgen.swarm.engine_user import may_be_remote
 

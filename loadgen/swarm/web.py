@@ -20,7 +20,8 @@ import gevent
 from flask import Response, jsonify, request
 from locust.env import Environment
 
-from loadgen.net.targets import LoadError, resolve
+from loadgen.errors import LoadError
+from loadgen.net.targets import resolve
 
 INTERVAL_S = 1.0
 TIMEOUT_S = 2.0

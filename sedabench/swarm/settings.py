@@ -54,7 +54,7 @@ def own_duration_s(shape: str, spike: str) -> float:
     Raises:
         UserError: `spike` is no F,AT,FOR.
     """
-    from loadgen.net.targets import LoadError
+    from loadgen.errors import LoadError
     from loadgen.swarm.plan import spike_duration_s
 
     if shape != "spike":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from loadgen.demand.arrivals import FORMS, MOST_S, duration_s, schedule
-from loadgen.net.targets import LoadError
+from loadgen.errors import LoadError
 
 UNLIKELY = 1e-3
 """Seeds are fixed, so a p-value is always the same; below this one, the distribution is wrong."""

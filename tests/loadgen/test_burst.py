@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadgen.burst.config import BurstConfig
 from loadgen.burst.loop import ERROR_KINDS, run
-from loadgen.burst.run import BurstConfig, BurstResult
-from loadgen.net.targets import LoadError, Target, resolve
+from loadgen.burst.result import BurstResult
+from loadgen.errors import LoadError
+from loadgen.net.targets import Target, resolve
 
 from .scripted import ACK, DEADLINE_S, Peer, Script, acknowledging, serving
 

@@ -23,7 +23,7 @@ from hdrh.log import HistogramLogReader
 from loadgen.cli.load import load
 from loadgen.demand.arrivals import schedule
 from loadgen.demand.mixes import load_mix
-from loadgen.http.run import OUTCOMES
+from loadgen.http.records import OUTCOMES
 
 from .fault_server import BODY, FaultServer, fault_server
 from .scripted import DEADLINE_S, Peer, serving
@@ -259,7 +259,7 @@ def test_two_processes_send_the_schedule_of_one(server: FaultServer, tmp_path: P
         (["--processes", "0"], "--processes must be from 1"),
         (["--processes", "5"], "--processes must be from 1 to the number of connections (4)"),
         (["--seed", "-1"], "seed must not be negative"),
-        (["--arrivals", "poisson"], "give a --rate too"),
+        (["--arrivals", "poisson"], "add --rate"),
         (["--arrivals", "poison", "--rate", "5"], "poisson"),
         (["--arrivals", "spike:2,5,5", "--rate", "5"], "the spike ends at"),
         (["--arrivals", "step:1x0.01", "--rate", "500"], "all of it warm-up"),
@@ -292,7 +292,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(
         ("https://127.0.0.1:1/", "only http://"),
         ("http://", "is not http://HOST:PORT/PATH"),
         ("http://127.0.0.1:99999/", "Port out of range"),
-        ("http://[::1", "is no URL"),
+        ("http://[::1", "is not a URL"),
         ("http://me@127.0.0.1:1/", "is not http://HOST:PORT/PATH"),
         ("http://127.0.0.1:1/a b", "percent-encoded"),
         ("no such host.invalid", "no such host"),
@@ -344,7 +344,7 @@ def test_a_server_that_closes_without_a_look_is_found_out_beforehand() -> None:
 def test_a_server_that_never_answers_is_found_out_beforehand(
     server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loadgen.cli.http.PROBE_S", 0.1)
+    monkeypatch.setattr("loadgen.http.probe.MIN_TIMEOUT_S", 0.1)
     said = complaint(http(url(server, "silent"), "--timeout", "0.1"))
     assert "did not answer within 0.1 s" in said
     said = complaint(http(url(server, "half/9"), "--timeout", "0.1"))

@@ -17,12 +17,14 @@ import pytest
 
 from loadgen.demand.arrivals import schedule
 from loadgen.demand.mixes import Mix, Template
-from loadgen.engine.connections import SizedConnections
-from loadgen.http.connections import BUSY, Connections
+from loadgen.http.config import HttpConfig
+from loadgen.http.connections import Connections
+from loadgen.http.ledger import finite, ring
 from loadgen.http.loop import run
+from loadgen.http.pool import BUSY
 from loadgen.http.probe import Url, probe
+from loadgen.http.records import ANSWERED, NEVER_SENT, OUTCOMES, TIMEOUT, Raw
 from loadgen.http.result import HttpResult, summarise
-from loadgen.http.run import ANSWERED, NEVER_SENT, OUTCOMES, TIMEOUT, HttpConfig, Raw
 
 from .fault_server import BODY, CHUNKS, GARBAGE, LONG_BYTES, PIECE, FaultServer, fault_server
 from .scripted import DEADLINE_S, Peer, serving
@@ -228,15 +230,11 @@ def test_a_reply_that_came_before_a_send_failed_is_judged(
 
     post = Template("post", "POST", "/", 1.0, body=b"?" * 99, reply_bytes=len(BODY))
     opened = threading.Event()
-    done, found, size = array("q", [0]), bytearray([NEVER_SENT]), array("q", [0])
+    choice = array("H", [0])
+    ledger = ring(1, choice, NEVER_SENT) if sized else finite(array("q", [0]), choice)
     with serving(script) as closing:
         settings = HttpConfig(closing.target, "test", Mix("post", (post,)), connections=1)
-        made = (
-            SizedConnections(settings, done, found, size)
-            if sized
-            else Connections(settings, done, found)
-        )
-        with made as connections:
+        with Connections(settings, ledger) as connections:
             connections.open_all()
             opened.set()
             connection = connections.free.popleft()
@@ -250,11 +248,11 @@ def test_a_reply_that_came_before_a_send_failed_is_judged(
             else:
                 with pytest.raises(OSError, match=r"Broken pipe|reset") as failed:
                     connection.send(wire)
-                connections.failed_to_send(connection, wire, failed.value)
+                connections.send_failed(connection, wire, failed.value)
             assert connection in connections.closed  # it is of no use to another request
-    assert OUTCOMES[found[0]] == outcome
-    assert set(connections.kinds) == ({kind} if kind else set())
-    assert done[0] > 0
+    assert OUTCOMES[ledger.outcome[0]] == outcome
+    assert set(connections.error_kinds) == ({kind} if kind else set())
+    assert ledger.done[0] > 0
 
 
 def wait_for_reset(sock: socket.socket) -> None:

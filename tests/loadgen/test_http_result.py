@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadgen.demand.mixes import Mix, Template
-from loadgen.http.result import HttpResult, percentiles_us, summarise
-from loadgen.http.run import (
+from loadgen.http.config import HttpConfig
+from loadgen.http.records import (
     ANSWERED,
     CONNECTION,
     NEVER_SENT,
@@ -23,10 +23,10 @@ from loadgen.http.run import (
     REJECTED,
     TIMEOUT,
     WRONG,
-    HttpConfig,
     Raw,
     Records,
 )
+from loadgen.http.result import HttpResult, percentiles_us, summarise
 from loadgen.net.targets import Target
 
 START_NS = 5_000_000_000_000

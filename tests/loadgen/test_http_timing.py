@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from loadgen.demand.mixes import Mix, Template
+from loadgen.http.config import HttpConfig
 from loadgen.http.loop import run
+from loadgen.http.records import ANSWERED
 from loadgen.http.result import summarise
-from loadgen.http.run import ANSWERED, HttpConfig
 
 from .fault_server import DELAYS_S, STALL_S, FaultServer, fault_server
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen.cli.judging import FIGURES, OPERATORS, Condition, parse_condition
-from loadgen.net.targets import LoadError
+from loadgen.cli.conditions import FIGURES, OPERATORS, Condition, parse_condition
+from loadgen.errors import LoadError
 
 LATENCY_US = {
     "p50": 900.0, "p90": 8_000.0, "p99": 61_200.0, "p999": 2.5e6, "max": 3e6, "mean": 2_000.0,
@@ -62,13 +62,13 @@ KEPT = (
 
 @pytest.mark.parametrize(("text", "sentence"), BROKEN.items())
 def test_a_condition_that_holds_is_told_with_what_was_found(text: str, sentence: str) -> None:
-    assert parse_condition(text).broken_by(HTTP) == sentence
+    assert parse_condition(text).why_failed(HTTP) == sentence
     assert parse_condition(text, "http") == parse_condition(text)
 
 
 @pytest.mark.parametrize("text", KEPT)
 def test_a_condition_that_does_not_hold_says_nothing(text: str) -> None:
-    assert parse_condition(text).broken_by(HTTP) is None
+    assert parse_condition(text).why_failed(HTTP) is None
 
 
 @pytest.mark.parametrize(("text", "sentence"), BROKEN_BY_BURSTS.items())
@@ -79,14 +79,14 @@ def test_a_burst_result_is_judged_by_its_acks_and_connections(
         with pytest.raises(LoadError):
             parse_condition(text)
     else:
-        assert parse_condition(text).broken_by(BURST) == sentence
+        assert parse_condition(text).why_failed(BURST) == sentence
 
 
 @pytest.mark.parametrize("text", ["p99>50ms", "p99<1us", "service_max>1s"])
 def test_without_any_answer_a_latency_condition_counts_as_broken(text: str) -> None:
     none = dict.fromkeys(LATENCY_US)
     silent = HTTP | {"latency_us": none, "service_latency_us": none}
-    sentence = parse_condition(text).broken_by(silent)
+    sentence = parse_condition(text).why_failed(silent)
     assert sentence is not None
     assert "was not measured" in sentence
 
@@ -98,7 +98,7 @@ LOSSES = {"wrong": 0, "timeout": 1_550, "connection": 0, "never_sent": 110}
 def test_where_many_requests_were_lost_no_latency_of_the_rest_can_pass(text: str) -> None:
     """A timeout shorter than the limit would hide every latency over it."""
     lost = HTTP | {"errors": LOSSES, "latency_us": dict.fromkeys(LATENCY_US, 2e5)}
-    assert parse_condition(text).broken_by(lost) == (
+    assert parse_condition(text).why_failed(lost) == (
         f"{parse_condition(text).name} is of the rest only: 8.3 % of requests scheduled were lost "
         f"(timeout 1,550, never_sent 110), over 1 %, so it cannot pass {parse_condition(text)}"
     )
@@ -106,14 +106,14 @@ def test_where_many_requests_were_lost_no_latency_of_the_rest_can_pass(text: str
 
 @pytest.mark.parametrize("text", ["send_lag_p99>1s", "rejected_p99>1s", "goodput<1", "errors>9%"])
 def test_losses_harm_no_condition_that_is_not_of_the_answers(text: str) -> None:
-    assert parse_condition(text).broken_by(HTTP | {"errors": LOSSES}) is None
+    assert parse_condition(text).why_failed(HTTP | {"errors": LOSSES}) is None
 
 
 def test_up_to_one_per_cent_of_losses_a_latency_is_judged_and_rejections_are_none() -> None:
     one_per_cent = HTTP | {"errors": {"timeout": 200}, "rejected": 9_000}
-    assert parse_condition("p99>62ms").broken_by(one_per_cent) is None
-    assert parse_condition("p99>62ms").broken_by(HTTP | {"errors": {"timeout": 201}}) is not None
-    assert parse_condition("p99>10ms").broken_by(BURST) == (
+    assert parse_condition("p99>62ms").why_failed(one_per_cent) is None
+    assert parse_condition("p99>62ms").why_failed(HTTP | {"errors": {"timeout": 201}}) is not None
+    assert parse_condition("p99>10ms").why_failed(BURST) == (
         "p99 is of the rest only: 1.6 % of connections were lost (reset 1), over 1 %, "
         "so it cannot pass p99>10ms"
     )
@@ -123,19 +123,19 @@ def test_an_invalid_result_can_fail() -> None:
     for workload, result in (("http", HTTP), ("burst", BURST)):
         asked = parse_condition(" invalid ", workload)
         assert str(asked) == "invalid"
-        assert asked.broken_by(result | {"valid": True, "invalid_reasons": []}) is None
+        assert asked.why_failed(result | {"valid": True, "invalid_reasons": []}) is None
         doubted = result | {"valid": False, "invalid_reasons": ["it was late", "it was busy"]}
-        assert asked.broken_by(doubted) == "the result is invalid: it was late; it was busy"
+        assert asked.why_failed(doubted) == "the result is invalid: it was late; it was busy"
 
 
 def test_a_share_of_nothing_counts_as_broken() -> None:
-    sentence = parse_condition("errors>1%").broken_by(HTTP | {"scheduled": 0})
+    sentence = parse_condition("errors>1%").why_failed(HTTP | {"scheduled": 0})
     assert sentence == "errors of requests scheduled was not measured, so it cannot pass errors>1%"
 
 
 def test_a_figure_just_beyond_its_limit_is_not_rounded_onto_it() -> None:
     result = HTTP | {"latency_us": LATENCY_US | {"p99": 50_000.4}}
-    assert parse_condition("p99>50ms").broken_by(result) == "p99 is 50.0004 ms, over 50 ms"
+    assert parse_condition("p99>50ms").why_failed(result) == "p99 is 50.0004 ms, over 50 ms"
 
 
 MISTAKES = {
@@ -183,7 +183,7 @@ def test_a_condition_and_its_opposite_never_agree(
     unit = data.draw(st.sampled_from(sorted(FIGURES[name].units)))
     opposite = {">": "<=", "<": ">=", ">=": "<", "<=": ">"}[op]
     result = HTTP | {"bandwidth_bps": 1e9}
-    one, other = (Condition(name, o, value, unit).broken_by(result) for o in (op, opposite))
+    one, other = (Condition(name, o, value, unit).why_failed(result) for o in (op, opposite))
     if name == "bandwidth":
         assert one is not None is not other, "a request has no bandwidth: both are broken"
     else:

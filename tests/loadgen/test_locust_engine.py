@@ -22,8 +22,8 @@ from loadgen.engine.account import COUNTS, LATENCY
 from loadgen.engine.histogram import unpacked
 from loadgen.engine.process import STALL_NS, Engine
 from loadgen.engine.settings import Settings
-from loadgen.http.connections import Connection
-from loadgen.http.run import OUTCOMES
+from loadgen.http.pool import Connection
+from loadgen.http.records import OUTCOMES
 
 from .fault_server import fault_server
 
@@ -200,7 +200,7 @@ def test_a_swarm_leaves_nothing_to_the_garbage_collector() -> None:
 
         def stop_after_enough() -> None:
             deadline_s = time.monotonic() + DEADLINE_S
-            while engine.settled < 400 and time.monotonic() < deadline_s:
+            while engine.counted_count < 400 and time.monotonic() < deadline_s:
                 time.sleep(0.01)
             os.write(pen, b'{"stop": true}\n')
 
@@ -215,7 +215,7 @@ def test_a_swarm_leaves_nothing_to_the_garbage_collector() -> None:
             gc.enable()
         stop.join()
         os.close(pen)
-    assert engine.settled >= 400
+    assert engine.counted_count >= 400
 
 
 def test_a_reply_whose_head_is_known_takes_the_short_way() -> None:
@@ -224,13 +224,13 @@ def test_a_reply_whose_head_is_known_takes_the_short_way() -> None:
         orders, pen = os.pipe()
         engine = Engine(settings, settings.config(), orders, nowhere)
         long_ways: list[bytes] = []
-        piece = engine.connections.piece
+        received = engine.connections.received
 
         def counted(connection: Connection, data: bytes) -> None:
             long_ways.append(data)
-            piece(connection, data)
+            received(connection, data)
 
-        engine.connections.piece = counted  # type: ignore[method-assign]
+        engine.connections.received = counted  # type: ignore[method-assign]
         os.write(pen, b'{"rate": 200, "trial": 0}\n')
         stop = threading.Timer(0.7, os.write, (pen, b'{"stop": true}\n'))
         stop.start()
@@ -238,7 +238,7 @@ def test_a_reply_whose_head_is_known_takes_the_short_way() -> None:
         stop.join()
         os.close(pen)
         os.close(orders)
-    assert engine.settled > 50
+    assert engine.counted_count > 50
     assert len(long_ways) <= 4 * 3  # each connection's first, and once a second a new Date
 
 

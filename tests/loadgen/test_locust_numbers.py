@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen.engine.account import COUNTS
-from loadgen.engine.arrivals import Arrivals
 from loadgen.engine.histogram import (
     bucket_ms,
     buckets_of,
@@ -21,8 +20,9 @@ from loadgen.engine.histogram import (
     unpacked,
     us_of,
 )
+from loadgen.engine.live_schedule import LiveSchedule
 from loadgen.engine.process import SLICE_NS
-from loadgen.net.targets import LoadError
+from loadgen.errors import LoadError
 from loadgen.swarm import options as locust_options
 from loadgen.swarm import plan as locust_plan
 from loadgen.swarm.plan import Step, step_at
@@ -66,7 +66,7 @@ def test_without_a_latency_there_is_no_percentile() -> None:
 def test_evenly_spaced_requests_are_neither_lost_nor_made_up_where_the_rate_changes(
     rates: list[float],
 ) -> None:
-    arrivals = Arrivals("constant", 1)
+    arrivals = LiveSchedule("constant", 1)
     count = 0
     for number, rate in enumerate(rates):
         times = arrivals.times(number * SLICE_NS, SLICE_NS, rate)
@@ -78,7 +78,7 @@ def test_evenly_spaced_requests_are_neither_lost_nor_made_up_where_the_rate_chan
 
 @given(st.floats(0, 100_000), st.integers(0, 1000))
 def test_poisson_arrivals_of_a_slice_are_in_it_and_ascend(rate: float, seed: int) -> None:
-    times = Arrivals("poisson", seed).times(7, SLICE_NS, rate)
+    times = LiveSchedule("poisson", seed).times(7, SLICE_NS, rate)
     assert (np.diff(times) >= 0).all()
     assert ((times >= 7) & (times < 7 + SLICE_NS)).all()
 

@@ -25,7 +25,7 @@ from loadgen.demand.mixes import (
     load_mix,
     single,
 )
-from loadgen.net.targets import LoadError
+from loadgen.errors import LoadError
 from servers.services.docroot import generate, popularity
 from servers.services.page_cache import PageCache
 from servers.services.web_page import Page

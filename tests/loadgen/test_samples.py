@@ -17,8 +17,10 @@ from hdrh.log import HistogramLogReader, HistogramLogWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadgen.errors import LoadError
+from loadgen.http.config import HttpConfig
+from loadgen.http.records import NEVER_SENT, OUTCOMES, REJECTED, Records
 from loadgen.http.result import HttpResult, summarise, summarise_records
-from loadgen.http.run import NEVER_SENT, OUTCOMES, REJECTED, HttpConfig, Records
 from loadgen.http.samples import (
     KEY,
     MOST_US,
@@ -27,7 +29,6 @@ from loadgen.http.samples import (
     write_hlog,
     write_parquet,
 )
-from loadgen.net.targets import LoadError
 
 from .test_http_result import MIX, Row, at, config, raw, records, runs
 

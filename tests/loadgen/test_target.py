@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from loadgen.errors import LoadError
 from loadgen.net.limits import ensure_room_for
-from loadgen.net.targets import LoadError, is_this_machine, resolve, split_host_port
+from loadgen.net.targets import is_this_machine, resolve, split_host_port
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,21 @@
-"""`--fail-if 'p99>50ms'`: a condition in words, asked of a result.
+"""`--fail-if 'p99>50ms'`: parsing a condition, and checking it against a result.
 
     NAME OP VALUE[UNIT]      p99>50ms   errors>0.1%   goodput<1000   bandwidth<8Gbit/s
 
-The condition names what is bad: when it holds, the load has failed.  A figure
-that the result does not have (no request was answered, so there is no p99)
-counts as failed too: an instrument that measured nothing has not shown that
-all is well.
+The condition names what is bad: if it holds, the load has failed.  A figure that
+the result lacks (no request was answered, so there is no p99) fails too: an
+instrument that measured nothing has not shown that all is well.
 
-Latencies are those of requests that were answered.  When more than 1 % of the
-requests were lost (wrong, timed out, with their connection, never sent) a
-condition on latency counts as failed as well: the slowest are missing, and
-none of the rest can be slower than the timeout.  Rejections are not losses.  Of
-bursts it is the share of connections.
+Latencies are those of answered requests.  If more than 1 % of the requests were
+lost (wrong, timed out, with their connection, never sent), a condition on
+latency fails as well: the slowest are missing, and none of the others can be
+slower than the timeout.  Rejections are not losses.  For bursts it is the share
+of connections.
 
-`invalid`, alone, fails when the result says that its numbers cannot be trusted.
+`invalid`, alone, fails if the result says that its numbers cannot be trusted.
 
-`FIGURES` is the whole list of names: where each is in a result of `load http`
-and of `load burst`, and which units fit.  Latency is from the scheduled time,
+`FIGURES` lists all names: where each is in a result of `load http` and of
+`load burst`, and which units it takes.  Latency is from the scheduled time,
 `service_...` from the send; in a burst result latency is that of the ACK.
 Nothing here measures, prints or exits.
 """
@@ -30,15 +29,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loadgen.errors import LoadError
 from loadgen.names import unknown
-from loadgen.net.targets import LoadError
 
 OPERATORS: Mapping[str, tuple[Callable[[float, float], bool], str]] = {
     ">": (operator.gt, "over"), "<": (operator.lt, "under"),
     ">=": (operator.ge, "not under"), "<=": (operator.le, "not over"),
 }  # fmt: skip
 
-# unit -> what it is in the unit of the result
+# unit -> factor to the unit of the result
 _TIME = {"us": 1.0, "ms": 1e3, "s": 1e6}
 _RATE = {"": 1.0, "rps": 1.0}
 _BANDWIDTH = {"": 1.0, "bps": 1.0, "Mbit/s": 1e6, "Gbit/s": 1e9}
@@ -47,8 +46,8 @@ _COUNT = {"": 1.0, "%": math.nan}
 _CPU = {"": 1.0, "%": 0.01}
 _INDEX = {"": 1.0}
 
-LOST = 0.01
-"""Share of requests lost above which a percentile of the others proves nothing."""
+MAX_LOST_SHARE = 0.01
+"""Share of lost requests above which a percentile of the others proves nothing."""
 INVALID = "invalid"
 
 Result = Mapping[str, Any]
@@ -56,13 +55,13 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class _Figure:
-    """One name: its units, and the keys that lead to it, by workload; () where there is none."""
+    """A name: its units, and the keys that lead to its value, by workload; () if it has none."""
 
     units: Mapping[str, float]
     http: tuple[str, ...]
     burst: tuple[str, ...] = ()
     of_answered: bool = False
-    """A latency that lost requests do not have."""
+    """A latency, which lost requests do not have."""
 
     def keys(self, workload: str) -> tuple[str, ...]:
         return self.burst if workload == "burst" else self.http
@@ -101,17 +100,17 @@ _FORM = re.compile(
 
 @dataclass(frozen=True)
 class Condition:
-    """What must not be; `value` is in `unit`.  `INVALID` has neither, and no operator."""
+    """What must not hold; `value` is in `unit`.  `INVALID` has neither, and no operator."""
 
     name: str
     op: str
     value: float
     unit: str
 
-    def broken_by(self, result: Result) -> str | None:
-        """A sentence when the condition holds for `result`, so that the load failed; else None.
+    def why_failed(self, result: Result) -> str | None:
+        """A sentence if the condition holds for `result`, which means failure; otherwise None.
 
-        `result` is that of `load http` or `load burst`, as it is in JSON.
+        `result` is that of `load http` or `load burst` as in JSON.
         """
         if self.name == INVALID:
             reasons = "; ".join(result["invalid_reasons"])
@@ -122,7 +121,7 @@ class Condition:
             return f"{self.name}{whole} was not measured, so it cannot pass {self}"
         holds, words = OPERATORS[self.op]
         if not holds(found, self.value):
-            return self._of_survivors(result)
+            return self._too_many_lost(result)
         shown = self.value if found == self.value else _short(found, self.value)
         unit = f" {self.unit}" if self.unit else ""
         return f"{self.name} is {shown:.15g}{unit}{whole}, {words} {self.value:.15g}{unit}"
@@ -132,23 +131,23 @@ class Condition:
             return INVALID
         return f"{self.name}{self.op}{self.value:.15f}".rstrip("0").rstrip(".") + self.unit
 
-    def _of_survivors(self, result: Result) -> str | None:
-        """A sentence when this is of latency and too many requests have none."""
+    def _too_many_lost(self, result: Result) -> str | None:
+        """A sentence if this is a condition on latency and too many requests have none."""
         if not FIGURES[self.name].of_answered:
             return None
         what, whole = _whole(result)
         errors = {kind: number for kind, number in result["errors"].items() if number}
         lost = sum(errors.values())
-        if not whole or lost <= LOST * whole:
+        if not whole or lost <= MAX_LOST_SHARE * whole:
             return None
         kinds = ", ".join(f"{kind} {number:,}" for kind, number in errors.items())
         return (
             f"{self.name} is of the rest only: {100 * lost / whole:.1f} % of {what} were lost "
-            f"({kinds}), over {100 * LOST:.0f} %, so it cannot pass {self}"
+            f"({kinds}), over {100 * MAX_LOST_SHARE:.0f} %, so it cannot pass {self}"
         )
 
     def _found(self, result: Result) -> float | None:
-        """The figure in `unit`, or None when the result does not have it."""
+        """The figure in `unit`; None if the result lacks it."""
         found: Any = result
         for key in FIGURES[self.name].keys(result["workload"]) or (None,):
             found = found.get(key) if isinstance(found, Mapping) else None
@@ -163,13 +162,13 @@ class Condition:
 
 
 def parse_condition(text: str, workload: str | None = None) -> Condition:
-    """The condition that `text` says, as in `p99>50ms`.
+    """Parse a condition such as `p99>50ms`.
 
-    With `workload` ("http", "burst") a figure that this workload never has is
+    With `workload` ("http", "burst"), a figure that this workload never has is
     refused too, before anything is sent.
 
     Raises:
-        LoadError: the form, the name or the unit is not one that there is.
+        LoadError: the form, the name or the unit is unknown.
     """
     if text.strip() == INVALID:
         return Condition(INVALID, "", 0.0, "")
@@ -201,14 +200,14 @@ def _is_count(name: str) -> bool:
 
 
 def _whole(result: Result) -> tuple[str, float | None]:
-    """What 100 % of errors and rejections are: requests scheduled; of bursts, connections."""
+    """100 % of errors and rejections: requests scheduled; for bursts, connections."""
     if result["workload"] == "burst":
         return "connections", result.get("connections")
     return "requests scheduled", result.get("scheduled")
 
 
 def _short(found: float, limit: float) -> float:
-    """`found` in as few digits, four or more, as leave it on its side of `limit`."""
+    """`found` in as few digits, at least four, as keep it on the same side of `limit`."""
     for digits in range(4, 17):
         short = float(f"{found:.{digits}g}")
         if (short > limit) == (found > limit) and (short < limit) == (found < limit):

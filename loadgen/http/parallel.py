@@ -17,12 +17,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 
-from loadgen.http import loop as http
+from loadgen.errors import LoadError
+from loadgen.http import loop
+from loadgen.http.config import HttpConfig
 from loadgen.http.loop import OnEvent
+from loadgen.http.records import Raw
 from loadgen.http.result import HttpResult, summarise
-from loadgen.http.run import HttpConfig, Raw
 from loadgen.lifeline import die_with
-from loadgen.net.targets import LoadError
 
 PREPARE_NS = 2_000_000_000
 """From the start of the processes to time 0: the interpreter, numpy, and the schedule."""
@@ -31,7 +32,7 @@ PREPARE_NS = 2_000_000_000
 def run(config: HttpConfig, processes: int = 1, on_event: OnEvent | None = None) -> HttpResult:
     """Drive the load with so many processes; `LoadError` if it makes no sense to."""
     if processes == 1:
-        return summarise(config, [http.run(config, on_event)])
+        return summarise(config, [loop.run(config, on_event)])
     if not 1 <= processes <= config.connections:
         raise LoadError(
             f"--processes must be from 1 to the number of connections ({config.connections}), "
@@ -91,7 +92,7 @@ def _share(config: HttpConfig, number: int, processes: int) -> HttpConfig:
 def _part(config: HttpConfig, part: tuple[int, int], start_ns: int, core: int | None) -> Raw:
     if core is not None:
         os.sched_setaffinity(0, [core])
-    return http.run(config, part=part, start_ns=start_ns)
+    return loop.run(config, part=part, start_ns=start_ns)
 
 
 def _wait_until(at_ns: int, parts: list[Future[Raw]]) -> None:
