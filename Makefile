@@ -35,10 +35,11 @@ test: $(READY)  ## set up, run the tests
 test-all: $(READY)  ## the same, and those that take their time
 	$(BIN)/python -m pytest --numprocesses 2 -m ""
 
-check: $(READY)  ## lint and types
+check: $(READY)  ## lint, types, and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(READY)  ## compare with reference tools, as ratios within one run
 	$(BIN)/python -m benchmarks
