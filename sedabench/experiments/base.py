@@ -37,7 +37,7 @@ OWN_LOAD_S = 10.0
 """CPU time of ended children beyond which trials were among them; to try servers takes less."""
 
 READERS = (
-    "pandas", "scipy.stats", "matplotlib.figure", "matplotlib.lines", "matplotlib.ticker",
+    "pandas", "matplotlib.figure", "matplotlib.lines", "matplotlib.ticker",
     "sedabench.analysis.overload_findings", "sedabench.figures.overload", "sedabench.figures.peers",
     "sedabench.analysis.figure1",
 )  # fmt: skip
