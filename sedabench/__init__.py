@@ -2,7 +2,7 @@
 
 The package starts servers and load generators as processes of their own,
 keeps what they measured in a run folder, and draws it.  It measures nothing
-itself.  `import sedabench` is cheap: numpy, pandas, scipy and matplotlib are
+itself.  `import sedabench` is cheap: numpy, pandas and matplotlib are
 imported by the function that needs them.
 
     >>> run = sedabench.run("figure1", quick=True, servers=["threaded", "eventloop"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from sedabench.analysis.stats import median, ratio_of_medians
 
@@ -36,6 +37,23 @@ def test_intervals_cover_the_true_median_as_often_as_they_say() -> None:
     intervals = [median(source.normal(10, 1, size=25)) for _ in range(150)]
     covered = np.mean([i.low <= 10 <= i.high for i in intervals])
     assert 0.88 <= covered <= 1.0
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (5, 4), (12, 7)])
+def test_intervals_are_those_of_the_bootstrap_of_scipy(sizes: tuple[int, int]) -> None:
+    source = np.random.default_rng(11)
+    over, under = (np.sort(source.gamma(2, 1, size=size)) for size in sizes)
+    how = {"paired": False, "n_resamples": 9999, "method": "percentile"}
+    one = bootstrap((over,), np.median, rng=np.random.default_rng(5), **how)
+    both = bootstrap(
+        (over, under), lambda x, y, axis: np.median(x, axis=axis) / np.median(y, axis=axis),
+        rng=np.random.default_rng(5), **how,
+    )  # fmt: skip
+    for found, expected in (
+        (median(over, seed=5), one.confidence_interval),
+        (ratio_of_medians(over, under, seed=5), both.confidence_interval),
+    ):
+        assert (found.low, found.high) == pytest.approx(tuple(expected), rel=1e-12)
 
 
 def test_ratio_of_medians_of_disjoint_samples_stays_under_one() -> None:
