@@ -38,7 +38,7 @@ class Server:
 
 @contextmanager
 def served(options: str) -> Iterator[Server]:
-    """A server, running for the length of the block; `options` are those of `python -m servers`."""
+    """A server for the length of the block, e.g. `served("threaded --writers 16")`."""
     command = [sys.executable, "-m", "servers", *options.split(), "--port=0", "--admin-port=0"]
     with Child("server", command, cores=SERVER_CORE) as child:
         deadline_ns = time.monotonic_ns() + int(START_S * 1e9)

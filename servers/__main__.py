@@ -1,16 +1,16 @@
 """`python -m servers ARCHITECTURE --service NAME`: one process, one server.
 
-Either can be one's own, named as path/to/file.py:ClassName (`servers.registry`).
-Prints one JSON line when it serves, says nothing more, and exits 0 after
-SIGTERM, SIGINT or SIGHUP, whenever they come and however often.  What the user
-got wrong is one line and exit status 2.
+Either can be a class of your own, named as path/to/file.py:ClassName (`servers.registry`).
+Prints one JSON line when it is ready and nothing afterwards, and exits with status 0
+after SIGTERM, SIGINT or SIGHUP, at any time and any number of them.  A user's mistake is
+reported in one line, with exit status 2.
 """
 
 from __future__ import annotations
 
 from servers import signals
 
-if __name__ == "__main__":  # first of all: what follows takes a tenth of a second to import
+if __name__ == "__main__":  # first: the imports below take a tenth of a second
     signals.exit_on_signal()
 
 import argparse
@@ -68,7 +68,7 @@ def parse(
     known = found.architecture in ARCHITECTURES or ":" in str(found.architecture)
     if found.architecture is None or (wants_help and not known):
         if not wants_help:
-            raise UsageError(f"say which architecture: {', '.join(ARCHITECTURES)}")
+            raise UsageError(f"name an architecture: {', '.join(ARCHITECTURES)}")
         _print_overview()
         raise SystemExit(0)
     architecture = _architecture(found.architecture)
@@ -84,12 +84,12 @@ def parse(
     parser.add_argument("architecture", help=argparse.SUPPRESS)
     parser.add_argument(
         "--service", default="burst", metavar="NAME",
-        help=f"what is served: {', '.join(SERVICES)}, or path/to/file.py:ClassName "
+        help=f"the service to run: {', '.join(SERVICES)}, or path/to/file.py:ClassName "
         "(default: burst)",
     )  # fmt: skip
     parser.add_argument(
         "--describe", action="store_true",
-        help="print what `/stats` would, without serving, and exit",
+        help="print what `/stats` would report, without serving, and exit",
     )  # fmt: skip
     add_options(parser, f"architecture {architecture.name}", architecture.Options)
     add_options(parser, f"service {service.name}", service.Options)
@@ -122,7 +122,7 @@ def _print_overview() -> None:
     print("\nservices:")
     for name in SERVICES:
         print(f"  {name:10} {_service(name).summary}")
-    print("\nOf your own: path/to/file.py:ClassName in place of either name.")
+    print("\nYour own: path/to/file.py:ClassName in place of either name.")
     print(f"options: {PROG} ARCHITECTURE --service NAME --help")
     print(f"example: {PROG} eventloop --service burst --port 8080 --admin-port 8081")
 
@@ -135,7 +135,7 @@ def serve(
     service_options: Any,
     describe: bool = False,
 ) -> int:
-    """Bind, announce, run until a signal, say goodbye."""
+    """Bind, announce, serve until a signal, clean up."""
     service = service_class(service_options)
     _check_entries(service)
     with bind(server.host, server.port, server.backlog, server.receive_buffer) as listener:
@@ -155,7 +155,7 @@ def serve(
         if admin:
             admin.start()
         try:
-            architecture.prepare()  # the last that can fail
+            architecture.prepare()  # the last step that can fail
         except BaseException:
             service.stop()
             raise
@@ -167,10 +167,10 @@ def serve(
             "admin_port": admin.port if admin else None,
             "pid": os.getpid(),
         }
-        # Who started us may have gone, or may not read; we serve all the same.
+        # Our parent may be gone, or may not read; serve anyway.
         with contextlib.suppress(OSError):
             os.write(sys.stdout.fileno(), json.dumps(announcement).encode() + b"\n")
-        # What exists now lives as long as the process: the collector need not look at it.
+        # What exists now lives as long as the process: the garbage collector can skip it.
         gc.freeze()
         architecture.run()
         if admin:
@@ -180,24 +180,24 @@ def serve(
 
 
 def _check_entries(service: Service) -> None:
-    """A stage is found by its step: what is none would be served by some architectures only."""
+    """Without this, a method that is not a step would work under some architectures only."""
     steps = list(service.steps().values())
     for entry in (service.first, *service.entries):
         if entry not in steps:
             name = getattr(entry, "__name__", repr(entry))
             raise UsageError(
-                f"{type(service).__name__}: requests enter at {name!r}, which is no step; "
+                f"{type(service).__name__}: requests enter at {name!r}, which is not a step; "
                 "mark it with @step"
             )
 
 
 def url_host(host: str) -> str:
-    """An address as a URL has it."""
+    """An address as it is written in a URL."""
     return f"[{host}]" if ":" in host else host
 
 
 def run() -> NoReturn:
-    """The whole life of the process."""
+    """The process, from its first line to its exit."""
     try:
         command(main)
     except SystemExit as end:

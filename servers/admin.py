@@ -1,13 +1,13 @@
-"""What a running server tells about itself: `GET /stats` (JSON), `GET /metrics` (Prometheus).
+"""The admin port of a running server: `GET /stats` (JSON), `GET /metrics` (Prometheus).
 
-One thread on a socket of its own, so that asking neither uses nor waits for
-anything that serves clients, but the interpreter.  It waits for no single
-client: a small loop reads a request's head, whoever has said all of it is
-answered and closed, and who takes longer than `PATIENCE_S` is closed too.
+One thread on a socket of its own, so that a query shares nothing with the threads that
+serve clients, except the interpreter.  It never waits for a single client: a small loop
+reads the head of each request, answers and closes; slower clients are disconnected after
+`CLIENT_TIMEOUT_S`.
 
-It answers only who asks for it by a name that is its own (`Names`).  Otherwise any
-web page could read it through its visitor's browser, by having its own name resolve
-to this machine (DNS rebinding); the browser then says that name in `Host`.
+It answers only requests whose `Host` is one of its own names.  Otherwise any web page
+could read it through its visitor's browser, by having its own name resolve to this
+machine (DNS rebinding); the browser sends that name in `Host`.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from servers.options import UsageError
 
 Stats = Callable[[], dict[str, Any]]
 
-PATIENCE_S = 5.0
-"""A client has so long to ask and to take its answer."""
+CLIENT_TIMEOUT_S = 5.0
+"""For a client to send its request and take the reply."""
 
 MAX_CLIENTS = 16
-"""At once; for one more the oldest has to go.  `listener.RESERVED_DESCRIPTORS` counts on it."""
+"""One more replaces the oldest.  `listener.RESERVED_DESCRIPTORS` relies on this limit."""
 
 MAX_HEAD_BYTES = 16_384
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 TICK_S = 0.5
-"""How often the patience is looked at while there are clients."""
+"""How often that is checked while there are clients."""
 
 
 class Admin:
-    """The admin port.  Raises UsageError if it cannot be had."""
+    """The admin port.  Raises UsageError if it is not available."""
 
     def __init__(self, host: str, port: int, stats: Stats, names: Sequence[str] = ()) -> None:
         for name in names:
@@ -68,7 +68,7 @@ class Admin:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take no more questions.  The thread, a daemon, ends with the process."""
+        """Accept no more clients.  The thread, a daemon, ends with the process."""
         self._stopped = True
         self._listener.close()
 
@@ -82,14 +82,14 @@ class Admin:
                     self._end(descriptor)
                 elif client.unsent:
                     self._epoll.modify(descriptor, select.EPOLLOUT)
-            late_s = time.monotonic() - PATIENCE_S
+            late_s = time.monotonic() - CLIENT_TIMEOUT_S
             for descriptor in [d for d, c in self._clients.items() if c.since_s < late_s]:
                 self._end(descriptor)
 
     def _accept(self) -> None:
         try:
             sock = accept(self._listener)
-        except OSError:  # closed, or out of descriptors; the others are served on
+        except OSError:  # closed, or out of descriptors; go on serving the others
             time.sleep(0.01)
             return
         if sock is None:
@@ -97,7 +97,7 @@ class Admin:
         if len(self._clients) >= MAX_CLIENTS:
             self._end(next(iter(self._clients)))
         sock.setblocking(False)
-        # Who listens on every address is asked by the one that the client has chosen.
+        # If we listen on every address, the client may use the one that it connected to.
         own = sock.getsockname()[0].removeprefix("::ffff:")
         names = self._names | {own}
         if own == "::1" or own.startswith("127."):
@@ -111,7 +111,7 @@ class Admin:
 
 
 class _Client:
-    """One question and its answer."""
+    """One request and its reply."""
 
     def __init__(self, sock: socket.socket, names: Set[str]) -> None:
         self.sock = sock
@@ -121,7 +121,7 @@ class _Client:
         self._head = b""
 
     def proceed(self, stats: Stats) -> bool:
-        """Read or write what can be; False when it is over."""
+        """Read or write what is possible now; False when it is finished."""
         try:
             if not self.unsent:
                 more = self.sock.recv(MAX_HEAD_BYTES)
@@ -135,19 +135,19 @@ class _Client:
             return bool(self.unsent)
         except BlockingIOError:
             return True
-        except OSError:  # it went away
+        except OSError:  # the client is gone
             return False
 
 
 def answer(head: bytes, stats: Stats, names: Set[str]) -> bytes:
-    """The reply to a request for one of these names; the connection ends with it."""
+    """The reply to a request, which must be for one of these names; the connection then ends."""
     method, target = (*head.split(b"\n", 1)[0].split(), b"", b"")[:2]
     kind = "text/plain"
     status, text = _misdirected(head, names)
     if status is HTTPStatus.OK:
         try:
             status, kind, text = _page(method, target.partition(b"?")[0], stats)
-        except Exception:  # a fault of ours: told to whoever runs the server, and survived
+        except Exception:  # a bug of ours: report it to whoever runs the server, and survive
             traceback.print_exc(file=sys.stderr)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
     body = text.encode()
@@ -167,16 +167,16 @@ def _page(method: bytes, path: bytes, stats: Stats) -> tuple[HTTPStatus, str, st
         case (b"GET" | b"HEAD", b"/metrics"):
             return HTTPStatus.OK, "text/plain; version=0.0.4", metrics(stats())
         case (b"GET" | b"HEAD", _):
-            return HTTPStatus.NOT_FOUND, "text/plain", "there are /stats and /metrics\n"
-    return HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", "there are GET and HEAD\n"
+            return HTTPStatus.NOT_FOUND, "text/plain", "try /stats or /metrics\n"
+    return HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", "only GET and HEAD are allowed\n"
 
 
 def _misdirected(head: bytes, names: Set[str]) -> tuple[HTTPStatus, str]:
-    """Whether a request is meant for this server; if not, what to do about it."""
+    """Whether a request is meant for this server; if not, the status and a message."""
     first, *lines = head.split(b"\n")
     fields = [line.partition(b":") for line in lines]
     hosts = [value.strip() for name, _, value in fields if name.lower() == b"host"]
-    if not hosts and not first.rstrip().endswith(b"HTTP/1.1"):  # no browser
+    if not hosts and not first.rstrip().endswith(b"HTTP/1.1"):  # not a browser
         return HTTPStatus.OK, ""
     host = host_of(hosts[0]) if len(hosts) == 1 else None
     if host is None:
@@ -191,7 +191,7 @@ def _misdirected(head: bytes, names: Set[str]) -> tuple[HTTPStatus, str]:
 
 
 def _as_asked(name: str) -> str | None:
-    """How a client's Host names this name or address; None if it cannot."""
+    """This name or address as a client's Host has it; None if it is not valid."""
     return host_of(f"[{name}]".encode() if ":" in name else name.encode())
 
 

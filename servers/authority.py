@@ -1,7 +1,7 @@
-"""Who a request is meant for: `host`, or `host:port`, as Host fields and URLs say it.
+"""The authority of a URL or a Host field: `host` or `host:port`.
 
-The grammar is that of RFC 3986 (section 3.2.2), without a user's name and never
-blank; beyond it, as nginx and Apache do, no label of a name may be empty.
+The grammar is that of RFC 3986 (section 3.2.2), without user information and never
+empty; in addition, as in nginx and Apache, no label of a name may be empty.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _AUTHORITY = re.compile(
 )
 
 
-@lru_cache(maxsize=64)  # clients say the same all the time
+@lru_cache(maxsize=64)  # clients repeat the same few values
 def host_of(authority: bytes) -> str | None:
     """The host in lower case, an IPv6 address without its brackets; None if it is not valid.
 
-    Blanks and tabs around it, as a header may have them, count for nothing.
+    Spaces and tabs around it, which a header may have, are ignored.
     """
     match = _AUTHORITY.fullmatch(authority.strip(b" \t"))
     if match is None or b".." in match["host"] or int(match["port"] or 0) > MAX_PORT:

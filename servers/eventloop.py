@@ -164,7 +164,7 @@ class EventLoop(Architecture):
             self.counters.bytes_out += sent
             if sent == len(reply[0]):
                 self.counters.replies += 1
-                return  # what is watched is still right
+                return  # the poller already watches the right events
             request.reply = (memoryview(reply[0])[sent:],)
         self._send(connection, request)
 

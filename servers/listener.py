@@ -1,8 +1,7 @@
-"""Sockets, as every architecture has them: options, limits, bind, accept.
+"""What every architecture does the same with sockets: options, limits, bind, accept.
 
-Everything here is the same whoever runs the steps, so it is here once: an
-architecture that treated its sockets differently would be compared with
-something else than an architecture.
+It is written once because an architecture that treated its sockets differently
+would not be comparable with the others.
 """
 
 from __future__ import annotations
@@ -19,67 +18,69 @@ from servers.options import UsageError, option
 from servers.shortage import is_shortage, limit_reached
 
 RESERVED_DESCRIPTORS = 40
-"""Kept for standard streams, listener, epoll, admin and its clients, files being read."""
+"""Reserved for standard streams, listener, epoll, admin port and its clients, open files."""
 
 LINGER_S = 1.0
-"""How long a connection that we have finished may keep its peer's last bytes coming.
+"""How long the peer may keep sending after we have shut down our side.
 
 Closing a socket with unread bytes sends a reset, which can overtake our reply
-(RFC 9112, section 9.6); so we say that we are done, read on, then close.
+(RFC 9112, section 9.6); so we shut down our side, keep reading, and then close.
 """
 
 
 DRAIN_TICK_S = 0.01
-"""How often a server that is stopping looks for connections that came to rest."""
+"""How often a server that is stopping looks for connections with nothing in flight."""
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What every server can be told, whatever its architecture and service."""
+    """The options of every server, whatever its architecture and service."""
 
     host: str = option("127.0.0.1", "address to listen on; a name, IPv4 or IPv6")
-    port: int = option(8080, "port to listen on; 0 takes a free one", minimum=0, maximum=65535)
+    port: int = option(8080, "port to listen on; 0: any free one", minimum=0, maximum=65535)
     admin_port: int | None = option(
-        None, "serve /stats and /metrics on this port, 0 takes a free one (default: not served)",
+        None, "serve /stats and /metrics on this port; 0: any free port (default: not served)",
         minimum=0, maximum=65535, metavar="PORT",
     )  # fmt: skip
     admin_name: tuple[str, ...] = option(
-        (), "a name by which the admin port may be asked, besides the address that it listens on",
+        (), "a further name to which the admin port answers, besides the address it listens on",
         metavar="NAME",
     )  # fmt: skip
-    backlog: int = option(4096, "connections that the kernel may queue for us", minimum=1)
+    backlog: int = option(4096, "maximum number of connections queued by the kernel", minimum=1)
     max_connections: int | None = option(
-        None, "connections served at once; more are closed on arrival and counted as refused "
-        "(default: as many as descriptors allow)", minimum=1, metavar="N",
+        None, "maximum number of open connections; further ones are closed at once and counted as "
+        "refused (default: as many as descriptors allow)", minimum=1, metavar="N",
     )  # fmt: skip
-    idle_timeout_s: float = option(60.0, "close a connection silent for so long", minimum=0.01)
+    idle_timeout_s: float = option(
+        60.0, "close a connection that has been silent for this long", minimum=0.01
+    )
     header_timeout_s: float = option(
-        10.0, "a request that was begun must have its whole head after so long", minimum=0.01
+        10.0, "time for the whole head of a request, from its first byte", minimum=0.01
     )
     body_timeout_s: float = option(
-        20.0, "a request's body must be there so long after its head; each --body-min-rate bytes "
-        "that have come give it a second more", minimum=0.01,
+        20.0, "time for the body of a request, plus one second for every --body-min-rate bytes "
+        "received", minimum=0.01,
     )  # fmt: skip
     body_min_rate: int = option(
-        500, "bytes a second at which a body must come, on average, beyond --body-timeout",
+        500, "bytes per second at which a body must arrive, on average, after --body-timeout",
         minimum=1, metavar="BYTES",
     )  # fmt: skip
     send_timeout_s: float = option(
-        20.0, "close a connection that takes no byte of a waiting reply for so long", minimum=0.01
+        20.0,
+        "close a connection that has taken no byte of a waiting reply for this long",
+        minimum=0.01,
     )
     max_unsent: int = option(
-        1 << 20, "bytes of replies that may wait for one connection; beyond, no further "
-        "request of it is begun until it has read", minimum=1, metavar="BYTES",
+        1 << 20, "unsent bytes of replies per connection; beyond that, none of its further "
+        "requests is begun until it has read", minimum=1, metavar="BYTES",
     )  # fmt: skip
-    grace_s: float = option(
-        10.0, "at SIGTERM, finish what is in flight for at most so long", minimum=0
-    )
+    grace_s: float = option(10.0, "after SIGTERM, time for requests in flight to finish", minimum=0)
     receive_buffer: int | None = option(
-        None, "SO_RCVBUF of each connection (default: the kernel adapts it, to megabytes)",
+        None, "SO_RCVBUF of each connection (default: the kernel adapts it, up to megabytes)",
         minimum=1024, metavar="BYTES",
     )  # fmt: skip
     receive_bytes: int = option(
-        256 * 1024, "read at most so much at a time", minimum=1, maximum=1 << 30, metavar="BYTES"
+        256 * 1024, "maximum size of one read", minimum=1, maximum=1 << 30, metavar="BYTES"
     )  # fmt: skip
 
 
@@ -112,11 +113,11 @@ def connection_limit(asked: int | None, descriptors: int, limit_name: str, remed
 
 
 def bind(host: str, port: int, backlog: int, receive_buffer: int | None = None) -> socket.socket:
-    """A nonblocking listening socket.  Raises UsageError with what to do about it."""
+    """A nonblocking listening socket.  Raises UsageError, with a remedy."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
-        raise UsageError(f"cannot find the address of {host!r}; is it spelled right?") from None
+        raise UsageError(f"cannot resolve {host!r}; check the spelling") from None
     family, kind, protocol, _, address = found[0]
     try:
         listener = socket.socket(family, kind, protocol)
@@ -124,8 +125,8 @@ def bind(host: str, port: int, backlog: int, receive_buffer: int | None = None) 
         raise UsageError(_why_not(error, host, port)) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Linux hands these down to the sockets that accept() returns: two
-        # system calls a connection less.
+        # The sockets that accept() returns inherit these on Linux, which saves two
+        # system calls per connection.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if receive_buffer is not None:  # before listen(): the window scale is agreed on connect
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -141,9 +142,9 @@ def bind(host: str, port: int, backlog: int, receive_buffer: int | None = None) 
 def _why_not(error: OSError, host: str, port: int) -> str:
     where = f"{host} port {port}"
     if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use; stop who uses it, or choose another with --port (0: a free one)"
+        return f"{where} is in use; stop what uses it, or choose another --port (0: any free one)"
     if error.errno == errno.EACCES:
-        return f"{where} is not allowed to this user; choose a port above 1023"
+        return f"you are not permitted to listen on {where}; choose a port above 1023"
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{host} is not an address of this machine; choose another with --host"
     if is_shortage(error):
@@ -152,18 +153,17 @@ def _why_not(error: OSError, host: str, port: int) -> str:
 
 
 def accept(listener: socket.socket) -> socket.socket | None:
-    """The next connection, or None when there is none to be had now.
+    """The next connection, or None if none is waiting.
 
-    Raises OSError when the process or the machine has run out of descriptors
-    or memory: the caller stops looking at the listener until its next look
-    for time-outs, and sleeps in no thread that serves.
+    Raises OSError when the process or the machine has run out of descriptors or memory
+    (`servers.acceptor` handles that).
     """
     while True:
         try:
             return listener.accept()[0]
         except BlockingIOError:
             return None
-        except ConnectionError:  # it was reset while it waited in the backlog
+        except ConnectionError:  # it was reset in the backlog
             continue
 
 
@@ -171,7 +171,7 @@ def set_kernel_timeouts(sock: socket.socket, receive_s: float, send_s: float) ->
     """Time-outs for a *blocking* socket, kept by the kernel.
 
     `socket.settimeout` would make the socket nonblocking and add a poll() to
-    every call; these cost nothing until they run out, and then the call
+    every call; these cost nothing until they expire, and then the call
     raises BlockingIOError.
     """
     for name, seconds in ((socket.SO_RCVTIMEO, receive_s), (socket.SO_SNDTIMEO, send_s)):
@@ -181,7 +181,7 @@ def set_kernel_timeouts(sock: socket.socket, receive_s: float, send_s: float) ->
 
 
 def sweep_interval_s(options: ServerOptions) -> float:
-    """How often a server looks for time-outs: a quarter of the shortest, at most 0.25 s."""
+    """How often a server checks time-outs: a quarter of the shortest one, at most 0.25 s."""
     return min(
         0.25,
         options.idle_timeout_s / 4,
@@ -192,6 +192,6 @@ def sweep_interval_s(options: ServerOptions) -> float:
 
 
 def shut(sock: socket.socket, how: int) -> None:
-    """`sock.shutdown(how)`, of a socket whose peer may have gone."""
+    """`sock.shutdown(how)` that tolerates a peer that is gone."""
     with contextlib.suppress(OSError):
         sock.shutdown(how)

@@ -1,8 +1,7 @@
 """Settings: frozen dataclasses that are also command line options.
 
-A setting is written once, as a dataclass field made by `option`; parser,
-help text, check of the value and default follow from it.  Nothing else in
-`servers` touches argparse.
+A setting is written once, as a dataclass field made by `option`; parser, help text,
+validation and default follow from it.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-MOST = 2**31 - 1
-"""No number is larger unless its option says so: what a C int holds, and 68 years of seconds."""
+MAX_NUMBER = 2**31 - 1
+"""The default maximum of every number: what a C int holds, and 68 years in seconds."""
 
 
 class UsageError(Exception):
-    """Something that the person who started the program can put right.
+    """A mistake that the user can correct.
 
-    Its text is one line: what is wrong, and what to do.  Exit status 2.
+    Its text is one line: what is wrong, and what to do.  The exit status is 2.
     """
 
 
@@ -32,7 +31,7 @@ def option(
     text: str,
     *,
     minimum: float | None = None,
-    maximum: float = MOST,
+    maximum: float = MAX_NUMBER,
     choices: Sequence[str] | None = None,
     metavar: str | None = None,
 ) -> Any:
@@ -82,7 +81,7 @@ def add_options(parser: argparse.ArgumentParser, title: str, cls: type[Any]) -> 
 
 
 def _metavar(name: str, kind: Any) -> str | None:
-    """The unit that the name ends in, N for another number; argparse's own for the rest."""
+    """The unit in which the name ends, else N for a number, else argparse's default."""
     unit = {"s": "SECONDS", "ms": "MS", "bytes": "BYTES", "kb": "KB", "port": "PORT"}.get(
         name.rpartition("_")[2]
     )
@@ -95,13 +94,13 @@ def take_options(namespace: argparse.Namespace, cls: type[T]) -> T:
     values = {field.name: getattr(namespace, field.name) for field in fields}
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
-        if hints[name] == tuple[str, ...]:  # argparse makes a list of what is repeated, or None
+        if hints[name] == tuple[str, ...]:  # argparse gives a list of repeated options, or None
             values[name] = tuple(value or ())
     return cls(**values)
 
 
 def _converter(kind: Any, minimum: float | None, maximum: float) -> typing.Callable[[str], Any]:
-    """A converter for one value: its type, not out of bounds, in the words of a person."""
+    """A converter for one value that checks type and bounds, with readable messages."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):  # `int | None`
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     if kind is str:
@@ -114,9 +113,9 @@ def _converter(kind: Any, minimum: float | None, maximum: float) -> typing.Calla
             name = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{text!r} is not {name}") from None
         if value != value or (minimum is not None and value < minimum):
-            raise argparse.ArgumentTypeError(f"{text} is too small; at least {minimum} is needed")
+            raise argparse.ArgumentTypeError(f"{text} is too small; it must be at least {minimum}")
         if value > maximum:
-            raise argparse.ArgumentTypeError(f"{text} is too large; at most {maximum} is possible")
+            raise argparse.ArgumentTypeError(f"{text} is too large; it must be at most {maximum}")
         return value
 
     return convert

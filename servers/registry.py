@@ -1,13 +1,13 @@
-"""Finding a class by what a person calls it: a name of ours, or where their own is.
+"""Finding a class by a registered name, or by its file or module.
 
     eventloop                        in a registry, "module:class" by name
     examples/own_service.py:Upper    a class in a file
     my_package.servers:PerCore       a class in a module that can be imported
 
-A file is loaded once, under a name that no module can have, so one called
-queue.py stands in nobody's way.  What it imports beside itself is found as if
-it were run, but never before anything else: its folder goes to the end of
-`sys.path`, and so does the current one for a module.
+A file is loaded once, under a name that no module can have, so that a file called
+queue.py shadows nothing.  It can import its neighbours as if it were run as a
+script, but they shadow nothing either: its folder is appended to `sys.path`, and so is
+the current folder for a module.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ Base = TypeVar("Base")
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Of a class that names no `Options` of its own."""
+    """For a class without `Options` of its own."""
 
 
 def find(kind: str, base: type[Base], name: str, registry: Mapping[str, str]) -> type[Base]:
-    """The class that `name` means: a `base`, which people call a `kind`.
+    """The class that `name` means: a subclass of `base`; messages call it a `kind`.
 
-    Where it says nothing, its `name` is that of the class, its `summary` the first
-    line of the docstring, and it has no `Options`.
+    What it does not define has a default: `name` is that of the class, `summary` the first
+    line of its docstring, and `Options` is empty.
 
     Raises:
-        UsageError: there is none, it cannot be loaded, or it is something else.
+        UsageError: it does not exist, cannot be loaded, or is not a `base`.
     """
     if name not in registry and ":" not in name:
         raise UsageError(
@@ -57,10 +57,10 @@ def find(kind: str, base: type[Base], name: str, registry: Mapping[str, str]) ->
         raise UsageError(f"{where} has no {attribute!r}; {_offers(module, kind, base)}")
     if not isinstance(found, type) or not issubclass(found, base):
         home = f"{base.__module__}.{base.__name__}"
-        raise UsageError(f"{name} is no {kind}: it must be a class made from {home}")
+        raise UsageError(f"{name} is not a subclass of {home}, as {_a(kind)} must be")
     if inspect.isabstract(found):
         lacking = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
-        raise UsageError(f"{name} is no whole {kind}: it lacks {lacking}")
+        raise UsageError(f"{name} is incomplete: {_a(kind)} must define {lacking}")
     about = (found.__doc__ or "").strip().partition("\n")[0].rstrip(".")
     for attribute, default in (
         ("name", found.__name__), ("summary", about), ("Options", NoOptions),
@@ -73,15 +73,19 @@ def find(kind: str, base: type[Base], name: str, registry: Mapping[str, str]) ->
 
 
 def _check_options(name: str, options: Any) -> None:
-    """Fields become options of the command line: `servers.options`."""
+    """Its fields become command line options: `servers.options`."""
     if not isinstance(options, type) or not dataclasses.is_dataclass(options):
         raise UsageError(f"Options of {name} must be a class marked @dataclass(frozen=True)")
     for field in dataclasses.fields(options):
         if "text" not in field.metadata:
             raise UsageError(
-                f"{field.name!r} in Options of {name} is no option: make it with "
-                f'{field.name} = option(DEFAULT, "what it is"), of servers.options'
+                f"{field.name!r} in Options of {name} is not an option; declare it as "
+                f'{field.name} = option(DEFAULT, "help text"), from servers.options'
             )
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _offers(module: ModuleType, kind: str, base: type[Any]) -> str:
@@ -108,7 +112,7 @@ def _load(where: str) -> ModuleType:
                 f"there is no module {where!r}; a file is named as path/to/file.py:ClassName"
             ) from None
         raise UsageError(_why_not(where, error)) from None
-    except (Exception, SystemExit) as error:  # it is somebody's own code: whatever it raises
+    except (Exception, SystemExit) as error:  # it is user code: it may raise anything
         raise UsageError(_why_not(where, error)) from None
 
 
@@ -123,7 +127,7 @@ def _load_file(path: Path) -> ModuleType:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file; its name should end in .py")
+        raise UsageError(f"{path} is not a Python file; its name should end in .py")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -134,7 +138,7 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def _why_not(where: str, error: Exception | SystemExit) -> str:
-    """In one line: what was raised, and in which line of whose file."""
+    """In one line: what was raised, and in which file and line."""
     if isinstance(error, UsageError):
         return str(error)
     if isinstance(error, SyntaxError):
@@ -147,5 +151,5 @@ def _why_not(where: str, error: Exception | SystemExit) -> str:
 
 
 def _is_library(filename: str) -> bool:
-    """Python's own code, where nobody looks for their mistake."""
+    """Is it Python's own code, where the mistake is unlikely to be?"""
     return filename.startswith(("<frozen", sysconfig.get_path("stdlib") + os.sep))

@@ -1,7 +1,7 @@
 """The contract between a service and the architectures that run it.
 
-A service is sans-I/O.  It knows bytes, requests and steps; it knows no socket,
-no thread, no loop and no clock.  It says three things:
+A service is sans-I/O.  It knows bytes, requests and steps; it does not know sockets,
+threads, loops or clocks.  It defines three things:
 
 - how bytes become requests: `Service.session()` makes one `Session` per
   connection, and `Session.receive(data)` returns the requests that `data`
@@ -9,7 +9,7 @@ no thread, no loop and no clock.  It says three things:
 - what is done for a request: *steps*, methods marked with `@step`.  A step
   takes one request and returns the step that comes next, or `None` when the
   reply is ready in `request.reply`.  A step that may wait (for a disk, for a
-  backend) says so with `@step(blocking=True)`;
+  backend) is marked `@step(blocking=True)`;
 - what to answer when the request is not served: `reject` when the server sheds
   it, `fail` when a step raised.
 
@@ -200,12 +200,12 @@ class Service(ABC):
         """The protocol state of a new connection."""
 
     def reject(self, request: Request) -> None:
-        """Answer a request that the server sheds.  Unless overridden: close, say nothing."""
+        """Answer a request that the server sheds.  By default: close without a reply."""
         request.reply = ()
         request.last = True
 
     def fail(self, request: Request, error: Exception) -> None:
-        """Answer a request whose step raised.  Unless overridden: close, say nothing."""
+        """Answer a request whose step raised.  By default: close without a reply."""
         request.reply = ()
         request.last = True
 

@@ -1,8 +1,8 @@
-"""Which limit was hit, in the words of a person, when the system gave no more of something.
+"""Which limit was reached, in plain words, when the system refused a resource.
 
-The kernel and Python say little: a thread that cannot be started is one
-RuntimeError, whether processes or address space ran out.  So the limits
-themselves are looked at.
+The kernel and Python say little: a thread that cannot be started is the same
+RuntimeError whether processes or address space ran out.  So the limits
+themselves are examined.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import resource
 from pathlib import Path
 
 _DEFAULT_STACK_BYTES = 8 << 20
-"""The stack of a thread that was given none: with less room than that, none can start."""
+"""The default stack of a thread: none can start with less address space than that."""
 
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EAGAIN)
-"""Of what a system call says."""
+"""Error numbers of system calls that mean that something ran out."""
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Was it a limit that was hit, rather than a fault of the program?"""
+    """Was a limit reached, as opposed to a bug in the program?"""
     if isinstance(error, OSError):
         return error.errno in SHORTAGES
     return isinstance(error, MemoryError) or (
@@ -29,27 +29,27 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def limit_reached(error: BaseException, stack_bytes: int = 0) -> str:
-    """The limit that this error comes from, and how to raise it.
+    """The limit behind this error, and how to raise it.
 
-    `stack_bytes` is what a thread that could not be started would have taken.
+    `stack_bytes` is the stack that a thread which could not be started would have had.
     """
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EMFILE:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"the limit on open files is {limit}; raise it (ulimit -n)"
     if code == errno.ENFILE:
-        return "the machine has no more open files; raise the sysctl fs.file-max"
+        return "the machine has reached its limit on open files; raise the sysctl fs.file-max"
     if code == errno.ENOSPC:
-        return "epoll may watch no more; raise the sysctl fs.epoll.max_user_watches"
+        return "the limit on epoll watches is reached; raise the sysctl fs.epoll.max_user_watches"
     if address_space := _address_space(stack_bytes or _DEFAULT_STACK_BYTES):
         return address_space
     if isinstance(error, RuntimeError):
         return _processes()
-    return "the machine has no more memory; free some"
+    return "the machine is out of memory; free some"
 
 
 def _address_space(needed_bytes: int) -> str:
-    """What is to be said if there is a limit on it and no room for so much more."""
+    """The message if there is a limit on it that `needed_bytes` more would exceed; else empty."""
     used_bytes = _used_bytes()
     for kind, name, remedy in (
         (resource.RLIMIT_AS, "address space", "ulimit -v"),
@@ -76,11 +76,11 @@ def _processes() -> str:
         return f"the limit on processes and threads is {limit}; raise it (ulimit -u)"
     if groups:
         return f"the limit on threads of the control group is {groups}; raise it (pids.max)"
-    return "the system starts no more threads; raise kernel.threads-max or vm.max_map_count"
+    return "the system cannot start more threads; raise kernel.threads-max or vm.max_map_count"
 
 
 def _control_group_limit() -> int:
-    """`pids.max` of the process's own group; 0 if there is none."""
+    """`pids.max` of this process's control group; 0 if there is none."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
         group = next(line.rpartition(":")[2] for line in lines if ":pids:" in line or "::" in line)

@@ -86,7 +86,7 @@ class Writers:
         """End the conversations whose peers do not read their replies."""
         for conversation in self.full.overdue(now_ns):
             conversation.fail("unread")
-            self._queue.put(conversation)  # a writer lets it go
+            self._queue.put(conversation)  # a writer drops the rest
 
     def _work(self) -> None:
         """The life of one writer."""

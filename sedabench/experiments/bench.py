@@ -28,7 +28,7 @@ OWN_LOAD_S = 10.0
 """CPU time of ended children beyond which trials were among them; to try servers takes less."""
 
 READERS = (
-    "pandas", "scipy.stats", "matplotlib.figure", "matplotlib.lines", "matplotlib.ticker",
+    "pandas", "matplotlib.figure", "matplotlib.lines", "matplotlib.ticker",
     "matplotlib.patches",
 )  # fmt: skip
 """What runs are read and drawn with, beside our own modules."""

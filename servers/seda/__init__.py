@@ -1,13 +1,23 @@
 """Staged event-driven architecture: stages joined by explicit queues.
 
-Read in this order: `queue` and `policies` (the event queue, and what a full
-one does), `stage` (a handler and the source of its events), `runners` (who
-calls the handlers, on which thread), `controllers` and `admission` (what
-adjusts stages while they run), `application` (a graph of stages, declared).
-None of them knows a socket or a service: they are a library for applications of
-one's own, see docs/seda.md.  Then `sockets` (accept, read and write as stages) and `server`
-(a service's steps as stages between them), with `trace` and `graph` to look
-inside.
+Two layers live here.  The library, for applications of your own (docs/seda.md), must not
+know sockets or services.  Read it in this order:
+
+    queue, policies          the event queue, and what happens when it is full
+    stage                    a handler and the source of its events
+    runner, runners          which thread calls the handlers, and when; with
+                             thread_pool, shared_threads and waiter
+    controllers, admission   what adjusts stages while they run
+    application              a graph of stages, declared
+    graph                    the same as a drawing
+
+The architecture `seda` is built on it:
+
+    server, settings         a service's steps as stages, between those of the network
+    network                  the stages accept, read and write
+    kernel_queues            where the first two get their events
+    connections              a connection whose requests are in several stages
+    sample, trace            timed requests, and their paths
 """
 
 from servers.seda.admission import Admission

@@ -1,25 +1,25 @@
-"""Adaptive admission control: how many requests a second may enter.
+"""Adaptive admission control: how many requests per second may enter.
 
 After Welsh and Culler, "Adaptive Overload Control for Busy Internet Servers"
 (USITS 2003, section 3): a token bucket at the entry, whose rate follows the 90th
 percentile of the response time, estimated and smoothed sample by sample.  The
-paper's rates were some hundreds a second, its samples a second apart, and its
-rate grew by addition and fell by division.  Ours reach tens of thousands, and
-three times the capacity fills any queue in a tenth of a second; so it differs:
+paper's rates were some hundreds per second, with one sample per second, additive
+increase and multiplicative decrease.  Ours reach tens of thousands, and three times the
+capacity fills any queue in a tenth of a second; so it differs:
 
-- *Pressure* is what is smoothed: the percentile over the target, at most 2.  So
-  a few slow requests decide nothing, many decide within a few looks, and both
-  are forgotten as fast.  Pressure over 1 begins a limit.
-- While requests queue, what the server completes is its *capacity*, and the limit
-  is that and a correction: less while the percentile is over `AIM` of the target,
-  so that what waits too long drains in `DRAIN_S` and the server works on; more
-  while it is under.  So the first look finds the rate, and there is no sawtooth.
-  Nor is anything cut where so few are inside (Little's law) that the time is that
-  of the requests themselves.
-- While none queue and requests are refused, the capacity is higher than we know:
-  the guess grows, in small steps near what was measured, in larger and larger
+- *Pressure* is what is smoothed: the percentile divided by the target, at most 2.  So
+  a few slow requests decide nothing, many decide within a few observations, and both
+  are forgotten equally fast.  Pressure above 1 imposes a limit.
+- While requests queue, the rate at which the server completes them is its *capacity*,
+  and the limit is the capacity times a correction: lower while the percentile is above
+  `AIM` times the target, so that the excess drains while the server goes on working;
+  higher while it is below.  So the first observation finds the rate, and there is no
+  sawtooth.  The limit is not lowered when so few requests are inside (Little's law) that
+  the response time is that of the requests themselves.
+- While none queue and requests are refused, the capacity is higher than measured:
+  the estimate grows, in small steps near the measured value, in larger and larger
   ones beyond it.
-- A limit that the load is well below is taken away.
+- When the load is well below the limit, the limit is removed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from servers.seda.controllers import Controller
 
 
 class TokenBucket:
-    """Lets through `rate` events a second on average, and at most `depth` at once.
+    """Admits `rate` events per second on average, and at most `depth` at once.
 
-    Called by one thread at a time a stage; two threads may let a few too many
-    through, which the controller's next look makes good.
+    Usually called by one thread; two may admit a few events too many, which the
+    controller's next observation corrects.
     """
 
     def __init__(self, rate: float, depth: float) -> None:
@@ -45,7 +45,7 @@ class TokenBucket:
         self._last_ns = time.monotonic_ns()
 
     def take(self, wanted: int) -> int:
-        """How many of `wanted` may pass now."""
+        """How many of `wanted` are admitted now."""
         now_ns = time.monotonic_ns()
         tokens = min(self.depth, self._tokens + self.rate * (now_ns - self._last_ns) / 1e9)
         self._last_ns = now_ns
@@ -55,11 +55,10 @@ class TokenBucket:
 
 
 class Admission(Controller):
-    """Holds the 90th percentile of the response time under `target_s`; the module says how.
+    """Keeps the 90th percentile of the response time below `target_s`; see the module.
 
-    `completed()` tells how many admitted requests have been answered so far;
-    without it every one of them has to be told to `responded`, which otherwise
-    may get a sample.
+    `completed()` returns how many admitted requests have been answered so far; without
+    it, `responded` must be called for each of them, otherwise for a sample.
     """
 
     name = "admission"
@@ -68,46 +67,46 @@ class Admission(Controller):
 
     PERCENTILE = 0.9
     SMOOTHING = 0.3
-    """Weight of the past pressure, beside a full sample."""
+    """Weight of the previous pressure, relative to a full sample."""
     FULL_SAMPLE = 10
-    """Answers at a look that have their whole weight; fewer have less, unless they relieve."""
+    """So many answers per observation have full weight; fewer have less, unless they relieve."""
     RELIEF = 0.5
-    """Weight, at least, of a sample that shows less pressure."""
+    """Minimum weight of a sample that shows less pressure."""
     MAX_PRESSURE = 2.0
     AIM = 0.4
-    """Of the target: where a limit holds the percentile; the others take longer."""
+    """Times the target: where a limit holds the percentile."""
     QUEUED = 0.25
-    """Pressure from which requests are taken to queue; under it the guess grows."""
+    """Pressure above which requests are assumed to queue; below it the estimate grows."""
     MIN_INSIDE = 4.0
-    """Requests; with fewer inside at once, fewer still would not be faster."""
+    """Requests; below that, admitting fewer would not make them faster."""
     CORRECTION = 0.3, 1.1
-    """The limit is so many times the capacity, at least and at most."""
+    """Minimum and maximum of the limit divided by the capacity."""
     MIN_DRAIN_S, DRAIN_TARGETS = 0.4, 4.0
-    """Time in which an excess drains, the longer of the two: seconds, and targets.  It has to
-    be some times as long as a change of the rate takes to show in the percentile."""
+    """Time in which an excess drains, the longer of the two: in seconds, and in targets.  It
+    must be several times as long as a change of the rate takes to affect the percentile."""
     MEASURED = 0.3
     """Weight of a new measurement of the capacity."""
     FADING = 0.98
-    """Of the capacity, at a look that is no measure of it because not all had to wait."""
+    """Times the capacity, per observation that does not measure it since not all had to wait."""
     MIN_STEP, MAX_STEP = 0.01, 0.4
-    """Growth of the guess at a look, as a share."""
+    """Relative growth of the estimate per observation."""
     MIN_INCREMENT = 2.0
-    """Requests/s, the paper's addition; and so much more at least."""
+    """Requests/s: the minimum growth, the paper's additive increase."""
     LAG = 0.1
-    """Of the answers at a look: so many more may have entered while the guess grows."""
+    """Times the answers of an observation: so many more may have entered while it grows."""
     PAST = 1.05
-    """Times what was measured: from here the steps become larger."""
+    """Times the measured capacity: from here on the steps become larger."""
     DEPTH = 0.2
-    """Of the target: the bucket's depth, in time; but twice `MIN_INSIDE` may come at once."""
+    """Times the target: depth of the bucket in time; but at least twice `MIN_INSIDE` requests."""
     PATIENCE_NS = 200_000_000
-    """A look at fewer answers than a full sample waits so long for more."""
+    """An observation with less than a full sample waits this long for more answers."""
     MAX_PATIENCE_NS = 5_000_000_000
-    """And so long for the first: a stage that answers batch by batch is no faster for that."""
+    """And this long for the first answer, since a stage may answer in large batches."""
     FREE_NS = 1_000_000_000
-    """In which nobody was refused, or the load was `LIGHT` or less of the limit: no limit."""
+    """If nobody was refused, or the load was below `LIGHT` of the limit, this long: no limit."""
     LIGHT = 0.8
     FORGET_NS = 1_000_000_000
-    """Without an answer: then nothing is known of the response time."""
+    """Without an answer for this long, nothing is known about the response time."""
 
     def __init__(
         self, stage: str, target_s: float, completed: Callable[[], int] | None = None
@@ -134,12 +133,12 @@ class Admission(Controller):
 
     @property
     def limit(self) -> float | None:
-        """Requests a second that may enter; None: as many as come."""
+        """Requests per second that may enter; None: all."""
         return None if self._unlimited else self.bucket.rate
 
     @property
     def p90_ms(self) -> float | None:
-        """The 90th percentile of the response time at the last look; None if nobody asks."""
+        """The last observed 90th percentile of the response time; None if there are no requests."""
         return None if self._p90_s is None else self._p90_s * 1e3
 
     def admit(self, wanted: int) -> int:
@@ -150,7 +149,7 @@ class Admission(Controller):
         return granted
 
     def responded(self, times_ns: Sequence[int]) -> None:
-        """At the exit: how long admitted requests have taken."""
+        """At the exit: the response times of admitted requests."""
         self._responses += len(times_ns)
         self._response_ns.extend(times_ns)
 
@@ -199,7 +198,7 @@ class Admission(Controller):
             return sample
 
     def _weigh(self, sample: list[int], answered: int) -> None:
-        """The sample's percentile becomes part of the pressure; more if it stands for more."""
+        """Update the pressure with a sample, weighted by the number of answers behind it."""
         sample.sort()
         self._p90_s = sample[int(self.PERCENTILE * (len(sample) - 1))] / 1e9
         pressure = min(self.MAX_PRESSURE, self._p90_s / self.target_s)
@@ -209,7 +208,7 @@ class Admission(Controller):
         self._pressure += weight * (pressure - self._pressure)
 
     def _adjust(self, rate: float, refuses: bool, keeps_up: bool, all_waited: bool) -> None:
-        """`rate` requests a second were answered since the last look."""
+        """`rate` requests per second were answered since the last observation."""
         assert self._p90_s is not None
         self._rate += self.MEASURED * (rate - self._rate)
         if self._pressure > self.QUEUED:
@@ -217,7 +216,7 @@ class Admission(Controller):
                 return
             weight = self.MEASURED if self._capacity else 1.0
             measured = self._capacity + weight * (rate - self._capacity)
-            if not all_waited:  # perhaps it could do more than it was given
+            if not all_waited:  # it may be capable of more
                 measured = max(measured, self.FADING * self._capacity)
             self._measured = self._capacity = measured
             self._step = self.MIN_STEP
@@ -226,7 +225,7 @@ class Admission(Controller):
             self._capacity += max(self.MIN_INCREMENT, self._step * self._capacity)
             if self._capacity > self.PAST * self._measured:
                 self._step = min(self.MAX_STEP, 2 * self._step)
-            reason = "nothing waits and requests are refused"
+            reason = "nothing queues and requests are refused"
         else:
             if not keeps_up:
                 self._step = self.MIN_STEP
@@ -234,8 +233,8 @@ class Admission(Controller):
         drain_s = max(self.MIN_DRAIN_S, self.DRAIN_TARGETS * self.target_s)
         waits_s = self._p90_s if self._pressure > 1 else self._pressure * self.target_s
         correction = 1 + (self.AIM * self.target_s - waits_s) / drain_s
-        least, most = self.CORRECTION
-        limit = self._capacity * min(most, max(least, correction))
+        lowest, highest = self.CORRECTION
+        limit = self._capacity * min(highest, max(lowest, correction))
         self._set(max(limit, self.MIN_INSIDE / self._p90_s if self._pressure > 1 else 0), reason)
 
     def _free(self) -> None:

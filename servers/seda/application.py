@@ -1,7 +1,7 @@
-"""An application: a graph of named stages, and the choice of who runs them.
+"""An application: a graph of named stages and the runner that runs them.
 
-It is declared first, as `StageSpec`s; `Application` checks the graph, builds
-the stages and hands them to a runner.  Nothing here knows a socket::
+It is declared as `StageSpec`s; `Application` checks the graph, builds the stages and
+passes them to a runner.  Nothing here knows sockets::
 
     def parse(lines, dispatch):
         dispatch("count", [line.split() for line in lines])
@@ -35,7 +35,7 @@ from servers.seda.stage import BATCH, Handler, Source, Stage
 from servers.shortage import limit_reached
 
 CAPACITY = 4096
-"""Events that may wait for a stage, unless it says otherwise."""
+"""Default capacity of a stage's queue."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,23 @@ class StageSpec:
     threads: int = 1
     batch: int = BATCH
     blocking: bool = False
-    """The handler may wait; more threads let more of it wait at once."""
+    """The handler may wait; with more threads, more batches can wait at once."""
     max_threads: int | None = None
-    """The pool controller may go as far; None: the pool's size is fixed."""
+    """Limit for the pool controller; None: the size of the pool is fixed."""
     on_fault: Callable[[Sequence[Any], Exception], object] | None = None
-    """Gets the events of a batch whose handler raised."""
+    """Gets the events of a batch whose handler raised, and the exception."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """Which controllers of the stages are on."""
+    """Which controllers of the stages are enabled."""
 
     pool_size: bool = True
     batching: bool = True
 
 
 def check_graph(specs: Sequence[StageSpec]) -> None:
-    """Raises UsageError for a graph that cannot be."""
+    """Raises UsageError for an invalid graph."""
     names = [spec.name for spec in specs]
     for spec in specs:
         if names.count(spec.name) > 1:
@@ -95,7 +95,7 @@ def check_graph(specs: Sequence[StageSpec]) -> None:
         for target in spec.to:
             if target not in names:
                 raise UsageError(
-                    f"stage {spec.name!r} sends to {target!r}, which is no stage; "
+                    f"stage {spec.name!r} sends to {target!r}, which is not a stage; "
                     f"there are {', '.join(names)}"
                 )
         if spec.threads < 1:
@@ -117,7 +117,7 @@ def check_graph(specs: Sequence[StageSpec]) -> None:
 
 
 def in_order(specs: Sequence[StageSpec]) -> list[str]:
-    """The stages' names, each before those that it sends to; as declared where there is a cycle."""
+    """The names of the stages in topological order; within a cycle, as declared."""
     left = list(specs)
     names: list[str] = []
     while left:
@@ -129,9 +129,9 @@ def in_order(specs: Sequence[StageSpec]) -> list[str]:
 
 
 class Application:
-    """Stages that run.  As a context manager it starts, and at the end drains.
+    """Running stages.  As a context manager it starts them, and drains them at the end.
 
-    Then it raises UsageError if `drain_s` was too short.
+    It then raises UsageError if `drain_s` was too short.
     """
 
     def __init__(
@@ -179,24 +179,24 @@ class Application:
 
     def _stage_controllers(self, control: Control) -> list[Controller]:
         if not isinstance(self.runner, PoolPerStage):
-            return []  # no pool to size; and a batch is whatever has come
+            return []  # there is no pool to size, and a batch is whatever has arrived
         found: list[Controller] = []
         for spec, stage in zip(self.specs, self.stages, strict=True):
             if control.pool_size and spec.max_threads is not None:
                 pool = self.runner.pools[spec.name]
                 found.append(
-                    PoolSize(stage, pool, threshold=2 * spec.threads, most=spec.max_threads)
+                    PoolSize(stage, pool, threshold=2 * spec.threads, max_threads=spec.max_threads)
                 )
             if control.batching and spec.source is None and spec.batch > 1:
-                found.append(Batching(stage, least=max(8, spec.queue.at_least)))
+                found.append(Batching(stage, min_batch=max(8, spec.queue.at_least)))
         return found
 
     def put(self, stage: str, events: Sequence[Any]) -> Sequence[Any]:
-        """Send events in from outside; returns those that were lost."""
+        """Send events in from outside; return those that were lost."""
         return self.runner.dispatch(stage, events)
 
     def start(self) -> None:
-        """Raises UsageError, with the limit that was hit, if the system gives too few threads."""
+        """Raises UsageError, with the limit that was reached, if threads cannot be started."""
         try:
             self.runner.start()
             self.control.start()
@@ -211,11 +211,10 @@ class Application:
         return self.runner.join(stage, time.monotonic() + within_s)
 
     def drain(self, within_s: float | None = None) -> bool:
-        """Close the stages in order, each when those that send to it are done.
+        """Close the stages in order, each when those that send to it have finished.
 
-        False if that took longer than `within_s`.  Events that are still in a
-        queue then are lost, and counted as "left"; what is in a handler's hands
-        goes on.
+        False if that took longer than `within_s`.  Events that are still queued then are
+        lost, and counted as "left"; batches that are being handled go on.
         """
         self.control.stop()
         done = self.runner.drain(
@@ -238,7 +237,7 @@ class Application:
             left = {s.name: s.source.losses["left"] for s in self.stages
                     if isinstance(s.source, EventQueue) and s.source.losses["left"]}  # fmt: skip
             raise UsageError(
-                f"the stages were not done within {self._drain_s:g} s; give drain_s more. "
+                f"the stages did not finish within {self._drain_s:g} s; increase drain_s. "
                 f"Events left: {', '.join(f'{n} in {name}' for name, n in left.items()) or 'none'}"
             )
 

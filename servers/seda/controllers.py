@@ -1,12 +1,12 @@
-"""Controllers: they watch stages and adjust them, off the hot path.
+"""Controllers: they observe stages and adjust them, off the hot path.
 
-A stage's own code is the same with and without them.  One thread runs all
-controllers of an application, a few times a second; they read counters that
-are kept anyhow, and change a number that the next batch will see.  Every
+The code of a stage is the same with and without them.  One thread runs all
+controllers of an application, a few times per second; they read counters that
+are kept in any case, and change a number that the next batch will use.  Every
 decision is recorded, with its time and its reason.
 
-A controller of one's own is a class with `observe`, which is called every
-`period_s` and returns what it did, if anything, in words.
+A controller of your own is a class with `observe`, which is called every `period_s`;
+it calls `record` when it has changed something.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Controller(ABC):
 
     @abstractmethod
     def observe(self, now_ns: int) -> None:
-        """Look, and perhaps adjust something and `record` it."""
+        """Observe the stage; adjust it if necessary, and `record` that."""
 
     def record(self, before: float, after: float, reason: str) -> None:
         self.decisions.append(
@@ -68,36 +68,38 @@ class PoolSize(Controller):
     """Thread pool controller (Welsh, Culler and Brewer, SOSP 2001, section 4.2).
 
     Samples the queue; when it is longer than `threshold`, adds a thread, up to
-    `most`.  A thread that was idle for `keep_idle_s` ends by itself, down to what
-    the stage had at first.  The paper's figures are a sample each second, a
-    threshold of 1000, 20 threads and 5 s; here a sample comes ten times a
-    second, since requests are shorter, and the threshold belongs to the stage.
+    `max_threads`.  A thread that has been idle for `keep_idle_s` ends, down to the initial
+    number.  The paper samples every second, with a threshold of 1000, 20 threads and
+    5 s; here it is ten times per second, since requests are shorter, and the threshold
+    depends on the stage.
     """
 
     name = "pool size"
     quantity = "threads"
 
     def __init__(
-        self, stage: AnyStage, pool: ThreadPool, *, threshold: int, most: int = 20,
+        self, stage: AnyStage, pool: ThreadPool, *, threshold: int, max_threads: int = 20,
         keep_idle_s: float = 5.0,
     ) -> None:  # fmt: skip
         super().__init__(stage.name)
         self._stage = stage
         self._pool = pool
         self._threshold = threshold
-        self._most = max(most, pool.least)
+        self._max_threads = max(max_threads, pool.min_threads)
         pool.keep_idle_s = keep_idle_s
         pool.on_thread_exit = self._left
 
     def observe(self, now_ns: int) -> None:
         waiting, threads = len(self._stage.source), len(self._pool)
-        if waiting > self._threshold and threads < self._most:
+        if waiting > self._threshold and threads < self._max_threads:
             try:
                 self._pool.add()
             except (RuntimeError, MemoryError):
-                self.record(threads, threads, "the system gives no thread")
+                self.record(threads, threads, "the system cannot start a thread")
                 return
-            self.record(threads, threads + 1, f"{waiting} events wait, over {self._threshold}")
+            self.record(
+                threads, threads + 1, f"{waiting} events are waiting, over {self._threshold}"
+            )
 
     def _left(self, left: int) -> None:
         self.record(left + 1, left, f"a thread was idle for {self._pool.keep_idle_s:g} s")
@@ -106,12 +108,11 @@ class PoolSize(Controller):
 class Batching(Controller):
     """Batching controller (Welsh, Culler and Brewer, SOSP 2001, section 4.2).
 
-    A large batch amortises what a turn costs, a small one is handled sooner.
-    So: "decreases the batching factor until throughput begins to degrade", then
-    up again a little; when the load drops suddenly, back to the largest.  The
-    rate is a moving average of the events that leave.  Only a stage whose
-    batches are full has anything to gain or lose: else its batches are as
-    large as what has come, whatever the limit.
+    A large batch amortises the cost of a turn, a small one is handled sooner.
+    So it "decreases the batching factor until throughput begins to degrade", then
+    increases it a little; when the load drops suddenly, it returns to the maximum.  The
+    rate is a moving average of the events that leave.  The limit only matters for a
+    stage whose batches are full.
     """
 
     name = "batching"
@@ -120,14 +121,16 @@ class Batching(Controller):
 
     SMOOTHING = 0.6  # weight of the past in the moving average of the rate
     SLIGHTLY, SUDDENLY = 0.95, 0.5  # of the rate seen at the last batch size
-    FORGETTING = 0.99  # of the best rate, at every look
+    FORGETTING = 0.99  # of the best rate, at every observation
     SMALLER, LARGER = 0.8, 1.25
 
-    def __init__(self, stage: AnyStage, *, least: int = 8, most: int | None = None) -> None:
+    def __init__(
+        self, stage: AnyStage, *, min_batch: int = 8, max_batch: int | None = None
+    ) -> None:
         super().__init__(stage.name)
         self._stage = stage
-        self._most = most or stage.batch
-        self._least = min(least, self._most)
+        self._max_batch = max_batch or stage.batch
+        self._min_batch = min(min_batch, self._max_batch)
         self._last: tuple[int, int, int] | None = None
         self._rate = 0.0
         self._reference = 0.0
@@ -144,8 +147,8 @@ class Batching(Controller):
         self._rate = past * self._rate + (1 - past) * rate
         size = self._stage.batch
         if self._reference and rate < self.SUDDENLY * self._reference:
-            if size < self._most:
-                self._set(self._most, f"the rate fell suddenly, to {rate:.0f}/s")
+            if size < self._max_batch:
+                self._set(self._max_batch, f"the rate fell suddenly, to {rate:.0f}/s")
             self._rate = self._reference = rate
             return
         full = turns > 0 and handled / turns >= 0.9 * size
@@ -153,14 +156,14 @@ class Batching(Controller):
             self._reference = self._rate
             return
         if self._rate < self.SLIGHTLY * self._reference:
-            larger = min(self._most, max(size + 1, int(size * self.LARGER)))
+            larger = min(self._max_batch, max(size + 1, int(size * self.LARGER)))
             if larger > size:
                 self._set(larger, f"the rate fell to {self._rate:.0f}/s")
         else:
-            smaller = max(self._least, int(size * self.SMALLER))
+            smaller = max(self._min_batch, int(size * self.SMALLER))
             if smaller < size:
                 self._set(smaller, f"batches are full at {self._rate:.0f}/s")
-        # The best of late, not the last: many small losses would add up unseen.
+        # The best recent rate, not the last: many small losses would add up unnoticed.
         self._reference = max(self._rate, self.FORGETTING * self._reference)
 
     def _set(self, size: int, reason: str) -> None:
@@ -169,7 +172,7 @@ class Batching(Controller):
 
 
 class ControlThread:
-    """Runs the controllers, each at its period, until `stop`."""
+    """Runs each controller at its period, until `stop`."""
 
     def __init__(self, controllers: Sequence[Controller]) -> None:
         self.controllers = list(controllers)
@@ -195,12 +198,14 @@ class ControlThread:
                     due[controller] = now_ns + int(controller.period_s * 0.9e9)
                     try:
                         controller.observe(now_ns)
-                    except Exception as error:  # it is switched off; the others go on
+                    except Exception as error:  # disable it; the others go on
                         due[controller] = NEVER_NS
                         controller.record(0, 0, f"switched off: {type(error).__name__}: {error}")
 
-    def decisions(self, most: int) -> list[dict[str, Any]]:
-        """The last `most` decisions of all, oldest first."""
-        found = [d for controller in self.controllers for d in list(controller.decisions)[-most:]]
+    def decisions(self, max_count: int) -> list[dict[str, Any]]:
+        """The last decisions of all controllers, oldest first."""
+        found = [
+            d for controller in self.controllers for d in list(controller.decisions)[-max_count:]
+        ]
         found.sort(key=lambda decision: decision.time_ns)
-        return [asdict(decision) for decision in found[-most:]]
+        return [asdict(decision) for decision in found[-max_count:]]

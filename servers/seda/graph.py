@@ -1,4 +1,4 @@
-"""The graph of an application, as text that other tools draw: DOT, Mermaid."""
+"""The graph of an application as text that other tools draw: DOT, Mermaid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def dot(title: str, stages: Sequence[dict[str, Any]]) -> str:
 
 
 def mermaid(title: str, stages: Sequence[dict[str, Any]]) -> str:
-    """Mermaid, which repositories' pages draw."""
+    """Mermaid, which GitHub and GitLab render."""
     lines = ["---", f"title: {title}", "---", "flowchart LR"]
     lines += [
         f'  {stage["name"]}["{stage["name"]}<br/><small>{_caption(stage)}</small>"]'

@@ -331,7 +331,7 @@ class Network:
                 and connection.held is None
             ):
                 connection.timed_out = True
-                # A socket with little to send is writable: a reader comes at once.
+                # A socket with an empty send buffer is writable, so a reader wakes at once.
                 self.readiness.arm(connection, READABLE | WRITABLE, force=True)
 
     def mark_for_close(self, connection: StagedConnection, error: str) -> None:

@@ -1,11 +1,11 @@
-"""What a full event queue does: policies, chosen by name, each a few lines.
+"""What happens when an event queue is full: policies, chosen by name, a few lines each.
 
-A policy is asked when more events arrive than there is room for.  It puts to
-wait what shall wait and returns what is lost.  Two facts about it are said
-beside: whether the producer waits for room before it is asked at all, and
-whether the producer is told what was lost (else the queue's `on_drop` is).
+A policy is called when more events arrive than there is room for.  It enqueues the
+events that may wait and returns those that are lost.  Two attributes say whether the
+producer first waits for room, and whether the producer gets the lost events back
+(otherwise the queue's `on_drop` gets them).
 
-A policy of one's own::
+A policy of your own::
 
     class KeepThePaying(Policy):
         name = "keep_the_paying"
@@ -38,9 +38,9 @@ class Waiting(Protocol[E]):
 
 
 class FullQueue(Generic[E]):
-    """The events in a full queue, as a policy sees them; counts those that it lets in.
+    """The events in a full queue, as a policy sees them; counts those that it admits.
 
-    Events may be equal or even the same object, so who was let in cannot be told afterwards.
+    Events may be equal or even the same object, so this cannot be determined afterwards.
     """
 
     def __init__(self, waiting: Waiting[E]) -> None:
@@ -65,14 +65,14 @@ class FullQueue(Generic[E]):
         self._waiting.clear()
 
     def lose_newest(self, arriving: Sequence[E], room: int) -> Sequence[E]:
-        """Lose as many as there is no room for: the least important, of these the newest."""
+        """Lose the excess: the least important events, and of equally important ones the newest."""
         if isinstance(self._waiting, Priorities):
             return self._replace_least_important(self._waiting, arriving, room, oldest=False)
         self.extend(arriving[:room])
         return arriving[room:]
 
     def lose_oldest(self, arriving: Sequence[E], room: int) -> Sequence[E]:
-        """The same, but the oldest of the least important."""
+        """The same, but of equally important ones the oldest."""
         if isinstance(self._waiting, Priorities):
             return self._replace_least_important(self._waiting, arriving, room, oldest=True)
         capacity = len(self) + room
@@ -90,27 +90,27 @@ class FullQueue(Generic[E]):
 
 
 class Policy(ABC):
-    """What is done with events for which there is no room."""
+    """What to do with events for which there is no room."""
 
     name: ClassVar[str]
     waits: ClassVar[bool] = False
-    """The producer waits for room; `overflow` is asked only if it cannot."""
+    """The producer waits for room; `overflow` is called only if it cannot."""
     tells: ClassVar[bool] = False
-    """What is lost is returned to the producer."""
+    """Lost events are returned to the producer."""
 
     @abstractmethod
     def overflow(self, waiting: FullQueue[E], arriving: Sequence[E], room: int) -> Sequence[E]:
-        """Put into `waiting` what shall wait; return what is lost.
+        """Put into `waiting` the events that may wait; return those that are lost.
 
-        `room` (0 or more) is less than the number of `arriving`; as many as
-        before plus `room` may wait afterwards.
+        `room` (0 or more) is less than the number of `arriving`; afterwards at most
+        `room` more may wait than before.
         """
 
 
 class Reject(Policy):
-    """The producer is told, and can answer: the paper's section 3.1, "load shedding".
+    """The producer gets the event back and can answer: section 3.1 of the paper, load shedding.
 
-    With priorities it may be told of another's event, which was less important than its own.
+    With priorities it may get another producer's event, which was less important.
     """
 
     name = "reject"
@@ -121,7 +121,7 @@ class Reject(Policy):
 
 
 class Block(Policy):
-    """The producer waits: backpressure, up to where the events come from."""
+    """The producer waits: backpressure, back to the source of the events."""
 
     name = "block"
     waits = True
@@ -132,7 +132,7 @@ class Block(Policy):
 
 
 class DropNewest(Policy):
-    """What arrives is dropped: what waits has waited longest."""
+    """The arriving events are dropped, because the others have waited longer."""
 
     name = "drop_newest"
 
@@ -141,7 +141,7 @@ class DropNewest(Policy):
 
 
 class DropOldest(Policy):
-    """What has waited longest is dropped: its client is the likeliest to have given up.
+    """The events that have waited longest are dropped: their clients may have given up.
 
     With priorities: of the least important events.
     """
@@ -155,19 +155,19 @@ class DropOldest(Policy):
 POLICIES: dict[str, type[Policy]] = {
     policy.name: policy for policy in (Block, Reject, DropOldest, DropNewest)
 }
-"""A policy of one's own is entered here, or handed to the queue as it is."""
+"""A policy of your own can be added here, or passed to the queue directly."""
 
 
 class Priorities(Generic[E]):
-    """Events in order of priority, first in first out within one: in a deque's place.
+    """Events in order of priority, first in first out within one; replaces a deque.
 
-    `order(event)` is a whole number; the lowest goes first.  A level is a deque, so
-    few levels are cheap; the paper's section 2.1 has the reason for two: a
-    page-cache hit need not wait behind misses.
+    `order(event)` is an integer; the lowest goes first.  Each level is a deque, so few levels
+    are cheap.  The paper's section 2.1 has an example of two: a page-cache hit need not wait
+    behind misses.
     """
 
     MAX_IDLE_LEVELS = 8
-    """With more of them, those that become empty are forgotten: `order` may tell a deadline."""
+    """Beyond so many levels, empty ones are deleted, since `order` may return a deadline."""
 
     def __init__(self, order: Callable[[E], int]) -> None:
         self._order = order
@@ -214,9 +214,9 @@ class Priorities(Generic[E]):
     def replace_least_important(
         self, arriving: Sequence[E], room: int, oldest: bool
     ) -> tuple[Sequence[E], int]:
-        """Let `arriving` in and lose as many as exceed `room`, the least important ones.
+        """Admit `arriving` and lose what exceeds `room`, the least important events.
 
-        Of one level the oldest or else the newest.  Returns them, and how many of
+        Of one level the oldest or the newest.  Returns the lost events, and how many of
         them had been waiting.
         """
         numbers = list(map(self._order, arriving))

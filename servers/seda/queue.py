@@ -1,16 +1,15 @@
-"""The event queue: bounded, and crossed by events in batches.
+"""The event queue: bounded; events enter and leave in batches.
 
-A thread that hands over one event at a time pays a lock and, worse, a wake-up
-for each.  So `put` and `take` move lists, under one lock with two conditions:
-a consumer is woken when there is something, a producer when there is room.
+A thread that hands over one event at a time pays for a lock and, worse, a wake-up
+each time.  So `put` and `take` move lists, under one lock with two conditions:
+a consumer is woken when there are events, a producer when there is room.
 
-What a full queue does is its policy (`servers.seda.policies`).  Whatever is
-lost is counted under its reason.
+What happens when it is full is its policy (`servers.seda.policies`).  Lost events are
+counted by reason.
 
-How long events wait is known without a time stamp on any: the sum of the
-times of all that left, less that of all that came, is the sum of their waits
-(Little's law is the same sum divided by time).  So a batch costs one reading
-of the clock, not one an event.
+Waiting times need no time stamp per event: the sum of the times at which all events
+left, minus the sum of those at which they came, is the sum of their waits (Little's law
+is the same sum divided by time).  So the clock is read once per batch.
 """
 
 from __future__ import annotations
@@ -41,15 +40,15 @@ def find_policy(policy: Policy | str) -> Policy:
 class EventQueue(Generic[E]):
     """At most `capacity` events, first in first out, or by priority.
 
-    `accepts`, if given, is asked of every event; those it refuses are lost as
-    "filtered" and returned to the producer.  `order` gives an event's
-    priority, a whole number, the lowest first.  `on_drop` gets what the policy
-    dropped without telling the producer; it is called by the producer's thread,
-    outside the lock.  `at_least` and `within_s` make the consumer wait until
-    enough has gathered or the oldest has waited so long: a delayed stage (the paper's section 4,
-    after Larus and Parkes, "Using Cohort Scheduling", USENIX 2002).
+    `accepts`, if given, is called for every event; events that it refuses are lost as
+    "filtered" and returned to the producer.  `order` returns the priority of an event,
+    an integer, the lowest first.  `on_drop` gets the events that the policy dropped
+    without returning them; it is called on the producer's thread, outside the lock.
+    `at_least` and `within_s` make the consumer wait until so many events have gathered or
+    the oldest has waited so long: a delayed stage (the paper's section 4, after Larus and
+    Parkes, "Using Cohort Scheduling", USENIX 2002).
 
-    The counts may be read at any time without the lock; each only ever grows.
+    The counters may be read at any time without the lock; they never decrease.
     """
 
     def __init__(
@@ -64,13 +63,15 @@ class EventQueue(Generic[E]):
         within_s: float = 0.0,
     ) -> None:
         if capacity < 1:
-            raise UsageError(f"a queue needs room for an event, not for {capacity}")
+            raise UsageError(f"the capacity of a queue must be at least 1, not {capacity}")
         if not 1 <= at_least <= capacity:
-            raise UsageError(f"a queue of {capacity} never gathers {at_least} events")
+            raise UsageError(
+                f"a queue with a capacity of {capacity} cannot gather {at_least} events"
+            )
         if at_least > 1 and not within_s > 0:
             raise UsageError(
                 f"a queue that gathers {at_least} events needs within_s, "
-                "the seconds that the first may wait for the others"
+                "how many seconds the first may wait for the others"
             )
         self.capacity: int | None = capacity
         self.policy = find_policy(policy)
@@ -94,7 +95,7 @@ class EventQueue(Generic[E]):
         # Sum of the times at which events left less that at which they came, and how many
         # are inside.  One object, so that a reader without the lock sees a pair that agrees.
         self._crossed = (0, 0)
-        self._max_waited_ns = 0  # as told
+        self._max_waited_ns = 0  # as reported
 
     def __len__(self) -> int:
         return len(self._events)
@@ -104,35 +105,34 @@ class EventQueue(Generic[E]):
         return sum(self.losses.values())
 
     def waited_ns(self) -> int:
-        """Time that all events so far have spent in here, together; only ever grows.
+        """Total time that all events so far have spent in the queue; never decreases.
 
-        A thread may be interrupted between its reading of the clock and its
-        note of the crossing; a value from that moment is ahead of the next,
-        and is repeated until the sum has caught up.
+        A thread may be interrupted between reading the clock and recording the crossing; a
+        value from that moment is too large, and is repeated until the sum has caught up.
         """
         while True:
             crossed = self._crossed
             now = now_ns()
-            if crossed is self._crossed:  # else it may be later than it seems
+            if crossed is self._crossed:  # otherwise `now` may be too late
                 balance_ns, inside = crossed
                 self._max_waited_ns = max(self._max_waited_ns, balance_ns + inside * now)
                 return self._max_waited_ns
 
     def _note_crossing(self, came: int, left: int) -> None:
-        """So many events come, and so many leave, now.  The lock is held."""
+        """So many events come, and so many leave, now.  The caller has the lock."""
         balance_ns, inside = self._crossed
         self._crossed = (balance_ns + (left - came) * now_ns(), inside + came - left)
 
     def put(self, events: Sequence[E], wait: bool = True) -> Sequence[E]:
-        """Let `events` in; return those that were lost and the producer must know of.
+        """Enqueue `events`; return the lost ones that the producer has to answer for.
 
-        Waits for room if the policy says so and `wait` does not forbid it.
+        Waits for room if the policy does and `wait` allows it.
         """
         lost: Sequence[E] = ()
         if self.accepts is not None:
             events, lost = self.filter_events(events)
         lock = self._lock
-        lock.acquire()  # `with` costs a little more, and every batch comes through here
+        lock.acquire()  # slightly cheaper than `with`, and on the path of every batch
         try:
             if not self._closed and self._room - len(self._events) >= len(events):
                 self._enqueue(events, len(events))
@@ -149,7 +149,7 @@ class EventQueue(Generic[E]):
         return lost
 
     def filter_events(self, events: Sequence[E]) -> tuple[Sequence[E], Sequence[E]]:
-        """Those that may come in, and the others, which are counted as lost."""
+        """The events that `accepts` admits, and the others, which are counted as lost."""
         accepts = self.accepts
         if accepts is None:
             return events, ()
@@ -163,9 +163,9 @@ class EventQueue(Generic[E]):
         return welcome, refused
 
     def offer(self, events: Sequence[E]) -> Sequence[E]:
-        """Let in as many as there is room for now; the others come back, and are not lost yet.
+        """Enqueue as many as there is room for now; return the others, which are not lost yet.
 
-        Does not ask `accepts`.
+        Does not call `accepts`.
         """
         with self._lock:
             room = 0 if self._closed else self._room - len(self._events)
@@ -189,7 +189,7 @@ class EventQueue(Generic[E]):
             self._not_empty.notify()
 
     def _overflow(self, events: Sequence[E], wait: bool) -> Sequence[E]:
-        """No room for all of them.  The lock is held; returns what is lost."""
+        """There is no room for all of them; return the lost ones.  The caller has the lock."""
         while not self._closed:
             room = self._room - len(self._events)
             if room >= len(events):
@@ -207,7 +207,7 @@ class EventQueue(Generic[E]):
             self.losses["closed"] += len(events)
             return events
         if not isinstance(events, list | tuple):
-            events = list(events)  # a range makes its numbers anew each time it is asked
+            events = list(events)  # a range creates its numbers anew each time
         queue = FullQueue(self._events)
         before = len(queue)
         lost = self.policy.overflow(queue, events, self._room - before)
@@ -219,8 +219,8 @@ class EventQueue(Generic[E]):
             self._not_empty.notify()
         return lost
 
-    def take(self, most: int, timeout_s: float | None = None) -> list[E] | None:
-        """The next events, at most `most`; waits until there is one.
+    def take(self, max_events: int, timeout_s: float | None = None) -> list[E] | None:
+        """The next events, at most `max_events`; waits until there is one.
 
         None when the queue is closed and empty; an empty list when `timeout_s`
         (0: do not wait) has passed and nothing is there, or not enough yet.
@@ -247,14 +247,14 @@ class EventQueue(Generic[E]):
                 if not woken and delay_s == timeout_s and not self.ready:
                     return []
             count = len(events)
-            if count <= most:
+            if count <= max_events:
                 batch = list(events)
                 events.clear()
             else:
-                count = most
+                count = max_events
                 popleft = events.popleft
-                batch = [popleft() for _ in range(most)]
-                if self._consumers_waiting:  # enough is left for somebody else
+                batch = [popleft() for _ in range(max_events)]
+                if self._consumers_waiting:  # others can go on with the rest
                     self._not_empty.notify()
             self._note_crossing(came=0, left=count)
             if self._producers_waiting:
@@ -264,18 +264,18 @@ class EventQueue(Generic[E]):
             lock.release()
 
     def _delay_s(self) -> float:
-        """How long the consumer of a delayed queue still waits for more; 0 or less: no longer."""
+        """How much longer the consumer of a delayed queue waits for more; 0 or less: no longer."""
         if len(self._events) >= self._at_least:
             return 0.0
         return self._within_s - (now_ns() - self._oldest_ns) / 1e9
 
     @property
     def ready(self) -> bool:
-        """Would `take` return something without waiting?  A guess: taken without the lock."""
+        """Would `take` return events without waiting?  A guess, made without the lock."""
         return bool(self._events) and (not self.delayed or self._closed or self._delay_s() <= 0)
 
     def abandon(self) -> int:
-        """Close, and lose what is inside as "left"; how many that were."""
+        """Close, and lose the events inside as "left"; return how many there were."""
         with self._lock:
             left = len(self._events)
             self._events.clear()
@@ -285,7 +285,7 @@ class EventQueue(Generic[E]):
         return left
 
     def close(self) -> None:
-        """Take nothing more in; what is inside can still be taken out."""
+        """Accept no more events; those inside can still be taken."""
         with self._lock:
             self._closed = True
             self._not_empty.notify_all()

@@ -24,15 +24,15 @@ class Runner(ABC):
 
     @abstractmethod
     def dispatch(self, stage: str, events: Sequence[Any]) -> Sequence[Any]:
-        """Send events to a stage; returns those that were lost."""
+        """Send events to a stage; return those that were lost."""
 
     @abstractmethod
     def start(self) -> None:
-        """Raises RuntimeError if the system gives no thread."""
+        """Raises RuntimeError if a thread cannot be started."""
 
     @abstractmethod
     def drain(self, deadline_s: float) -> bool:
-        """Close and finish the stages, in order; False if `time.monotonic` passed the deadline."""
+        """Close and finish the stages, in order; False if that took longer than the deadline."""
 
     def join(self, stage: str, deadline_s: float) -> bool:
         """Wait until threads that serve this stage alone have ended; False if too late."""

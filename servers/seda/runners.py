@@ -29,7 +29,7 @@ from servers.seda.waiter import Waiter
 
 
 class PoolPerStage(Runner):
-    """A thread pool a stage."""
+    """One thread pool per stage."""
 
     name = "pools"
 
@@ -57,13 +57,13 @@ class PoolPerStage(Runner):
 
     def threads(self, stage: AnyStage) -> int:
         pool = self.pools[stage.name]
-        return len(pool) if pool.started else pool.least
+        return len(pool) if pool.started else pool.min_threads
 
 
 class DirectCalls(Runner):
-    """One thread; to dispatch is to call.
+    """One thread; dispatch is a call.
 
-    What is put in from outside is handled on the thread that puts it.  Calls
+    Events put in from outside are handled on the thread that puts them.  Calls
     nest: a path of some hundreds of stages, or a stage that sends to itself as
     often, ends in a RecursionError, which is a fault of that batch.
     """
@@ -89,7 +89,7 @@ class DirectCalls(Runner):
         self._thread = threading.Thread(target=self._loop, name="direct", daemon=True)
 
     def dispatch(self, stage: str, events: Sequence[Any]) -> Sequence[Any]:
-        """Call the stage's handler at once.  A stage's time is without that of those it calls."""
+        """Call the stage's handler at once.  Its busy time excludes that of the stages it calls."""
         lost: Sequence[Any] = ()
         if self._ended:
             return self._queues[stage].put(events, False)

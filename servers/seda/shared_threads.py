@@ -21,8 +21,8 @@ FOLLOWER_WAKE_S = 0.05
 Choose = Callable[[Sequence[AnyStage], int], int]
 """`choose(stages, last)`: the index of the stage that runs next, or -1 when none is ready.
 
-`stages` are in the order in which events meet them; `last` is what ran before.
-A stage whose events still gather (`at_least`) has some and is not ready.
+`stages` are in the order in which events pass them; `last` is the one that ran before.
+A stage whose events are still gathering (`at_least`) has events but is not ready.
 """
 
 
@@ -36,14 +36,14 @@ def round_robin(stages: Sequence[AnyStage], last: int) -> int:
 
 
 def longest_queue(stages: Sequence[AnyStage], last: int) -> int:
-    """The one with the most to do."""
+    """The one with the longest queue."""
     lengths = [len(stage.source) if stage.source.ready else 0 for stage in stages]
-    most = max(lengths)
-    return lengths.index(most) if most else -1
+    longest = max(lengths)
+    return lengths.index(longest) if longest else -1
 
 
 def downstream_first(stages: Sequence[AnyStage], last: int) -> int:
-    """The one nearest to the reply: what is begun is finished before more is begun."""
+    """The one nearest to the reply: finish what has begun before beginning more."""
     for index in range(len(stages) - 1, -1, -1):
         if stages[index].source.ready:
             return index
@@ -51,7 +51,7 @@ def downstream_first(stages: Sequence[AnyStage], last: int) -> int:
 
 
 def cheapest_first(stages: Sequence[AnyStage], last: int) -> int:
-    """The one whose events have cost the least so far (shortest job first)."""
+    """The one with the lowest average cost per event so far (shortest job first)."""
     best, best_cost = -1, float("inf")
     for index, stage in enumerate(stages):
         if stage.source.ready and (cost := stage.cost_ns) < best_cost:
@@ -68,12 +68,12 @@ SCHEDULES: dict[str, Choose] = {
 
 
 class SharedThreads(Runner):
-    """`threads` threads for all stages; `schedule` chooses which runs next.
+    """`threads` threads for all stages; `schedule` chooses which stage runs next.
 
-    A thread runs stages as long as any is ready.  Then one thread at a time
-    waits at the kernel for more, the others wait for what it finds (leader and
-    followers: Schmidt et al., PLoP 2000).  Whoever puts events in, from inside
-    or outside, wakes one of those that wait.
+    A thread runs stages as long as any is ready.  Then one thread at a time, the leader,
+    waits for the kernel; the others, its followers, wait to be woken (Leader/Followers:
+    Schmidt et al., PLoP 2000).  Whoever puts events in, from inside or outside, wakes one
+    of the waiting threads.
     """
 
     name = "shared"
@@ -86,8 +86,10 @@ class SharedThreads(Runner):
         self._queued = [stage for stage in stages if isinstance(stage.source, EventQueue)]
         self._waiter = Waiter(stages)
         self._leader = threading.Lock()
-        self._leading = False  # somebody waits at the kernel, or is about to look once more
-        self._followers: deque[threading.Lock] = deque()  # each waits for its own
+        self._leading = (
+            False  # a thread waits for the kernel, or is about to check the queues again
+        )
+        self._followers: deque[threading.Lock] = deque()  # each waits for its own lock
         self._ending = False
         self._local = threading.local()
         self._threads = [
@@ -111,7 +113,7 @@ class SharedThreads(Runner):
         return lost
 
     def _wake(self) -> None:
-        """Have one that waits look at the queues: a follower, or else the leader."""
+        """Wake one waiting thread to check the queues: a follower, or else the leader."""
         try:
             self._followers.pop().release()
         except IndexError:
@@ -138,14 +140,14 @@ class SharedThreads(Runner):
                 last = chosen
                 stage = stages[chosen]
                 if not stage.turn(self._tally(stage)):
-                    break  # somebody else was quicker
+                    break  # another thread was faster
             if self._ending and not any(stage.source.ready for stage in stages):
                 return
             if not self._leader.acquire(blocking=False):
                 self._follow()
                 continue
             try:
-                self._leading = True  # before the last look at the queues
+                self._leading = True  # before the last check of the queues
                 ready = self._waiter.wait(self._patience_s())
             finally:
                 self._leading = False
@@ -154,7 +156,7 @@ class SharedThreads(Runner):
                 stage.turn(self._tally(stage))
 
     def _patience_s(self) -> float | None:
-        """How long the leader may wait: shorter while a delayed stage gathers."""
+        """How long the leader may wait: briefly while a delayed stage gathers events."""
         if self._ending:
             return 0.001
         if any(len(stage.source) for stage in self._queued):
@@ -167,13 +169,13 @@ class SharedThreads(Runner):
         self._followers.append(waiting)
         if not self._ending and not any(stage.source.ready for stage in self._queued):
             waiting.acquire(timeout=FOLLOWER_WAKE_S)
-        with contextlib.suppress(ValueError):  # who woke it has taken it out
+        with contextlib.suppress(ValueError):  # whoever woke it has removed it
             self._followers.remove(waiting)
 
     def drain(self, deadline_s: float) -> bool:
-        """The threads end when they find nothing more to do; then the caller closes in order.
+        """The threads end when they find nothing to do; then the caller closes in order.
 
-        What is left then are events that gathered; they pass through stages
+        Events that were still gathering remain; the caller takes them through the stages
         that are still open.
         """
         self._ending = True

@@ -1,10 +1,9 @@
 """A stage: an event handler and the source of its events (the paper's Figure 2).
 
-The handler is application code: it gets a batch of events, and a way to
+The handler is application code: it gets a batch of events, and a function to
 dispatch events to other stages.  It controls neither the queue nor the
-threads: who calls `Stage.turn`, and when, is the runner's part
-(`servers.seda.runners`).  So a stage can be tested alone, with events put in
-by hand, and with no thread at all::
+threads: the runner decides which thread calls `Stage.turn`, and when
+(`servers.seda.runners`).  So a stage can be tested alone, without any thread::
 
     doubled = []
     stage = Stage("double", lambda events, dispatch: doubled.extend(2 * e for e in events),
@@ -12,8 +11,8 @@ by hand, and with no thread at all::
     stage.source.put([1, 2])
     stage.turn(stage.tally())        # -> 2; doubled is [2, 4]
 
-Whatever has the methods of `Source` can stand in the queue's place, as the
-kernel's queue of ready sockets does for the stages that touch the network.
+Anything with the methods of `Source` can replace the queue, as the kernel's queues do
+for the stages that touch the network (`servers.seda.kernel_queues`).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
 
 BATCH = 256
-"""Events a turn takes at most, unless a controller says otherwise."""
+"""Maximum number of events per turn, unless a controller changes it."""
 
 Dispatch: TypeAlias = Callable[[str, Sequence[Any]], Sequence[Any]]
 """`dispatch(stage, events)` returns the events that were lost, for the caller to answer."""
@@ -43,7 +42,7 @@ class Source(Protocol[E_co]):
 
     @property
     def capacity(self) -> int | None:
-        """Events that may wait; None if it is not ours to say."""
+        """Events that may wait; None if it is not for us to decide."""
 
     @property
     def events_in(self) -> int | None:
@@ -55,19 +54,19 @@ class Source(Protocol[E_co]):
 
     @property
     def ready(self) -> bool:
-        """Would `take` return something at once?  A guess; of use only where we keep the queue."""
+        """Would `take` return events at once?  A guess; only useful for queues of our own."""
 
     def __len__(self) -> int: ...
 
-    def take(self, most: int, timeout_s: float | None = None) -> Sequence[E_co] | None:
-        """Wait for events: none when the time is over; None when there will be no more."""
+    def take(self, max_events: int, timeout_s: float | None = None) -> Sequence[E_co] | None:
+        """Wait for events: empty after the time-out; None when there will be no more."""
 
     def close(self) -> None:
-        """Let nothing more in."""
+        """Accept no more events."""
 
 
 class Tally:
-    """What one thread has done for a stage.  It alone writes, so there is no lock."""
+    """What one thread has done for a stage; only that thread writes, so there is no lock."""
 
     __slots__ = ("batches", "busy_ns", "events", "failed", "faults")
 
@@ -80,7 +79,7 @@ class Tally:
 
 
 def _nowhere(stage: str, events: Sequence[Any]) -> Sequence[Any]:
-    """Dispatch of a stage that stands alone: everything is lost."""
+    """The dispatch function of a stage that stands alone: all events are lost."""
     return events
 
 
@@ -102,7 +101,7 @@ class Stage(Generic[E]):
         self.batch = batch
         self.dispatch = dispatch
         self.queued = True
-        """Events come through the source, which counts them; else handlers are called."""
+        """Events come through the source, which counts them; otherwise the handler is called."""
         self._handler = handler
         self._on_fault = on_fault
         self._last_fault: str | None = None
@@ -110,7 +109,7 @@ class Stage(Generic[E]):
         self._free: deque[Tally] = deque()
 
     def tally(self) -> Tally:
-        """A tally for the calling thread alone, until it gives it back."""
+        """A tally that only the calling thread writes, until it gives it back."""
         try:
             return self._free.pop()
         except IndexError:
@@ -121,7 +120,7 @@ class Stage(Generic[E]):
         self._free.append(tally)
 
     def turn(self, tally: Tally, timeout_s: float | None = 0) -> int | None:
-        """Take one batch and handle it; how many events it had, None when there are no more."""
+        """Take and handle one batch; return its size, or None when there are no more events."""
         events = self.source.take(self.batch, timeout_s)
         if not events:
             return None if events is None else 0
@@ -129,11 +128,11 @@ class Stage(Generic[E]):
         return len(events)
 
     def handle(self, events: Sequence[E], tally: Tally) -> None:
-        """Call the handler.  A fault costs this batch, never the stage."""
+        """Call the handler.  A fault costs this batch, but not the stage."""
         begin_ns = now_ns()
         try:
             self._handler(events, self.dispatch)
-        except BaseException as error:  # SystemExit, too: a thread of ours is not the program
+        except BaseException as error:  # SystemExit, too: it must not end this thread
             self._faulted(events, error, tally)
         tally.busy_ns += now_ns() - begin_ns
         tally.batches += 1
@@ -144,7 +143,7 @@ class Stage(Generic[E]):
             isinstance(error, KeyboardInterrupt)
             and threading.current_thread() is threading.main_thread()
         ):
-            raise error  # that was a person
+            raise error  # Ctrl-C
         tally.faults += 1
         tally.failed += len(events)
         self._last_fault = f"{type(error).__name__}: {error}"
@@ -152,7 +151,7 @@ class Stage(Generic[E]):
             fault = error if isinstance(error, Exception) else RuntimeError(self._last_fault)
             try:
                 self._on_fault(events, fault)
-            except BaseException:  # the stage outlives that too
+            except BaseException:  # the stage survives that, too
                 tally.faults += 1
 
     @property
@@ -161,7 +160,7 @@ class Stage(Generic[E]):
 
     @property
     def cost_ns(self) -> float:
-        """What an event has cost so far, on average; 0 before the first."""
+        """Average cost of an event so far; 0 before the first."""
         events = self.events_out
         return sum(tally.busy_ns for tally in self._tallies) / events if events else 0.0
 

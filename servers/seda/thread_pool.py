@@ -10,14 +10,14 @@ from servers.seda.runner import AnyStage
 
 
 class ThreadPool:
-    """The threads of one stage: at least `least`; those beyond end when idle for `keep_idle_s`."""
+    """At least `min_threads` threads; further ones end when idle for `keep_idle_s`."""
 
-    def __init__(self, stage: AnyStage, least: int) -> None:
+    def __init__(self, stage: AnyStage, min_threads: int) -> None:
         self.stage = stage
-        self.least = least
+        self.min_threads = min_threads
         self.keep_idle_s: float | None = None
         self.on_thread_exit: Callable[[int], None] | None = None
-        """Told how many are left when an idle one has ended."""
+        """Called with the number of remaining threads when an idle one has ended."""
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._made = 0
@@ -27,7 +27,7 @@ class ThreadPool:
         return len(self._threads)
 
     def add(self) -> None:
-        """One thread more.  Raises RuntimeError or MemoryError if the system gives none."""
+        """Start one more thread.  Raises RuntimeError or MemoryError if that is impossible."""
         with self._lock:
             self._made += 1
             thread = threading.Thread(
@@ -43,7 +43,7 @@ class ThreadPool:
 
     def start(self) -> None:
         self.started = True
-        for _ in range(self.least):
+        for _ in range(self.min_threads):
             self.add()
 
     def join(self, deadline_s: float) -> bool:
@@ -52,7 +52,7 @@ class ThreadPool:
         return not self._threads
 
     def _work(self) -> None:
-        """What a thread of the pool does all its life."""
+        """The life of one thread of the pool."""
         stage = self.stage
         tally = stage.tally()
         turn = stage.turn
@@ -64,9 +64,9 @@ class ThreadPool:
             self._threads.discard(threading.current_thread())
 
     def _leave(self) -> bool:
-        """An idle thread asks whether it may go."""
+        """May this idle thread end?"""
         with self._lock:
-            if len(self._threads) <= self.least:
+            if len(self._threads) <= self.min_threads:
                 return False
             self._threads.discard(threading.current_thread())
             left = len(self._threads)

@@ -64,7 +64,7 @@ class Tracer:
     def passed(
         self, requests: Sequence[Request], stage: str, begin_ns: int, events: int | None = None
     ) -> None:
-        """A handler that began at `begin_ns` has finished its batch (or `events` of it)."""
+        """A handler that began at `begin_ns` has finished a batch (of `events`, if given)."""
         end_ns = time.monotonic_ns()
         for request in requests:
             sample: Sample | None = request.context

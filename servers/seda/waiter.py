@@ -14,7 +14,7 @@ POLL_BATCH = 16
 
 
 class Waiter:
-    """Waits at all sources that have a descriptor, with one epoll over them."""
+    """Waits for all sources that have a descriptor."""
 
     def __init__(self, stages: Sequence[AnyStage]) -> None:
         self.ended = False
@@ -30,7 +30,7 @@ class Waiter:
                 self._epoll.register(fileno(), select.EPOLLIN)
 
     def wait(self, timeout_s: float | None) -> list[AnyStage]:
-        """The stages that have something."""
+        """The stages that have events."""
         before_ns = time.monotonic_ns()
         found = self._epoll.poll(timeout_s, POLL_BATCH)
         idle_ns = time.monotonic_ns() - before_ns
@@ -48,7 +48,7 @@ class Waiter:
         return ready
 
     def wake(self) -> None:
-        """Make whoever waits look around."""
+        """Wake whoever is waiting."""
         if self._end >= 0:
             os.eventfd_write(self._end, 1)
 
@@ -57,7 +57,7 @@ class Waiter:
         self.wake()
 
     def close(self) -> None:
-        """When nobody waits any more.  May be called twice."""
+        """To be called when nobody is waiting any more; may be called twice."""
         self._epoll.close()
         end, self._end = self._end, -1
         if end >= 0:

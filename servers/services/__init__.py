@@ -1,6 +1,8 @@
-"""Application code, one file a service, and the registry that finds it by name.
+"""The services: application code, one module per service, and the modules of `web`.
 
-A service of one's own is named by its file and class instead (`servers.registry`).
+What must not live here: sockets, threads, loops, or anything that knows which
+architecture runs it.  `SERVICES` finds a service by name; any other is named by its file
+and class (`servers.registry`).
 """
 
 from __future__ import annotations
@@ -9,4 +11,4 @@ SERVICES: dict[str, str] = {
     "burst": "servers.services.burst:Burst",
     "web": "servers.services.web:Web",
 }
-"""name -> "module:class"; imported only when asked for."""
+"""name -> "module:class"; imported only when needed."""

@@ -15,21 +15,21 @@ from servers.options import option
 from servers.service import Request, Service, Session, Step, step
 
 ACK = (b"ACK" + b"." * 28 + b"\n",)
-"""32 bytes; what they are is nowhere said in the paper, so they are legible."""
+"""32 bytes; the paper does not say which, so they are legible."""
 
 _NONE: tuple[Request, ...] = ()
 
 
 @dataclass(frozen=True)
 class BurstOptions:
-    """How large a burst is."""
+    """The size of a burst."""
 
     packets: int = option(1000, "packets in a burst", minimum=1)
     packet_bytes: int = option(8192, "bytes in a packet", minimum=1)
 
 
 class BurstSession(Session):
-    """Counts bytes down to the end of the burst."""
+    """Counts the bytes down to the end of the burst."""
 
     __slots__ = ("_burst_bytes", "_left", "_step")
 

@@ -1,4 +1,4 @@
-"""Work of a known amount: so many microseconds of pure Python.
+"""A known amount of work: so many microseconds of pure Python.
 
 The amount is a number of loops, not a time: every server of a run that is
 given the same `loops_per_us` does the same work, however busy the machine is.
@@ -12,13 +12,14 @@ import json
 import time
 
 CALIBRATION_LOOPS = 20_000
-"""About a millisecond: long beside the clock's resolution, short beside a scheduler's slice."""
+"""About a millisecond: long compared with the clock's resolution, short compared with a
+scheduler's time slice."""
 
 CALIBRATION_ROUNDS = 30
 
 
 def spin(loops: int) -> int:
-    """The work: interpreter loop and small integers; no allocation grows, nothing is kept."""
+    """The work: interpreter loop and small integers, without allocating memory."""
     value = 0
     for number in range(loops):
         value = (value * 31 + number) & 0xFFFF
@@ -26,7 +27,7 @@ def spin(loops: int) -> int:
 
 
 def calibrate() -> float:
-    """Loops of `spin` in a microsecond of an undisturbed core.
+    """Loops of `spin` per microsecond of an undisturbed core.
 
     The fastest of the rounds: a disturbance can only make a round slower.
     """

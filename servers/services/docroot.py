@@ -8,13 +8,13 @@ How often a file is asked for is the product of three distributions, all from
 the SPECweb99 run rules: a Zipf distribution over directories, the mix of the
 classes, and one of the files within a class.
 
-`docroot.json`, in the root itself, says all of that, so that whoever generates
-the load reads it, from the disk or over HTTP, and needs nothing of this module.
-It is also how a root is recognised: a complete one is used as it is, one that
-was interrupted is completed, and one that was made otherwise is not touched.
+`docroot.json`, in the root itself, records all of that, so that a load generator can
+read it, from the disk or over HTTP, without this module.  It also identifies a root: a
+complete one is used as it is, an interrupted one is completed, and one made with other
+parameters is not touched.
 
-The bytes of a file are SHAKE-128 of its seed and path, and its time of change is
-that of the paper's workshop: the same ETag on every machine.
+The bytes of a file are SHAKE-128 of its seed and path, and its modification time is
+that of the paper's workshop, so that the ETag is the same on every machine.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def file_path(directory: int, size_class: int, number: int) -> str:
 
 
 def popularity(directories: int) -> list[tuple[str, float]]:
-    """Every file's path, and the share of the requests that ask for it; they add up to 1."""
+    """The path of every file and its share of the requests; the shares add up to 1."""
     zipf = [1 / rank**ZIPF_EXPONENT for rank in range(1, directories + 1)]
     return [
         (
@@ -76,9 +76,9 @@ def popularity(directories: int) -> list[tuple[str, float]]:
 
 
 def generate(root: Path, total_bytes: int, seed: int) -> dict[str, Any]:
-    """Make the root, or complete it, or find that it is there; return its manifest.
+    """Make the root unless it exists, or complete it; return its manifest.
 
-    As many whole directories as `total_bytes` holds, at least one.  Raises
+    It has as many whole directories as fit in `total_bytes`, at least one.  Raises
     UsageError if something else is in the way, OSError if the disk is full.
     """
     directories = max(1, total_bytes // DIRECTORY_BYTES)
@@ -87,10 +87,10 @@ def generate(root: Path, total_bytes: int, seed: int) -> dict[str, Any]:
     if found == manifest:
         return manifest
     if found is None and root.exists() and any(root.iterdir()):
-        raise UsageError(f"{root} is not empty and no document root; name another directory")
+        raise UsageError(f"{root} is neither empty nor a document root; name another directory")
     if found is not None and found != manifest | {"complete": False}:
         raise UsageError(
-            f"{root} was made otherwise ({found.get('directories')} directories, "
+            f"{root} was made with other parameters ({found.get('directories')} directories, "
             f"seed {found.get('seed')}); remove it or name another directory"
         )
     root.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def _is_there(path: Path, size_bytes: int) -> bool:
 
 
 def _write_whole(path: Path, contents: bytes) -> None:
-    """All of it or, when we are interrupted, nothing under that name."""
+    """Write all of it or, if interrupted, nothing under that name."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(contents)
     os.utime(partial, (CHANGED_S, CHANGED_S))

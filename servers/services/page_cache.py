@@ -1,21 +1,20 @@
-"""A page cache: strings to pages, bounded in bytes, least recently used out first.
+"""A page cache: maps strings to pages, bounded in bytes, evicts the least recently used.
 
-A server reads its cache on every request and changes it on a miss, so the two
-are built apart:
+A server reads its cache on every request and changes it only on a miss, so the two
+work differently:
 
 - A hit takes no lock.  It looks into a plain dictionary and stamps the page
-  with the next number of a clock that only counts.
-- Whatever changes the cache holds the lock.  Room is made from a heap that
-  has one record a page: the stamp that the page had when the record was
-  pushed, and its key.  If the page's stamp has moved on since, the record goes
-  back with the newer one; if not, no page has waited longer, and it goes.  A
-  record goes back only if its page was hit meanwhile, so a hit pays, later and
-  at most once, the logarithm that it did not pay at the time.
+  with the next number of a logical clock.
+- A change takes the lock.  Eviction uses a heap with one record per page: its key, and
+  the stamp that it had when the record was pushed.  If the page of the oldest record has a
+  newer stamp by now, the record is pushed again with that stamp; if not, no page is
+  older, and it is evicted.  A record is pushed again only if its page was hit
+  meanwhile, so a hit pays the logarithm later, and at most once.
 
-This is LRU itself, not an approximation, but for a hit and an eviction at the
-very same moment, of which either may come first.  It asks of the interpreter
-that a dictionary read and `next()` of a count may run beside a writer, which
-is so with and without the interpreter's lock.
+This is exact LRU, not an approximation, except that a hit and an eviction at the
+same moment may come in either order.  It relies on the interpreter allowing a dictionary
+read and `next()` of a count beside a writer, which holds with and without the
+interpreter's lock.
 """
 
 from __future__ import annotations
@@ -27,35 +26,35 @@ from typing import Generic, TypeVar
 
 
 class Cached:
-    """What can be kept: it knows its size.  The cache owns `stamp`."""
+    """What can be cached: it knows its size.  `stamp` belongs to the cache."""
 
     __slots__ = ("size_bytes", "stamp")
 
     size_bytes: int
-    """What keeping it costs; must not change while it is kept."""
+    """Its cost in memory; must not change while it is cached."""
     stamp: int
-    """When it was last used, in the cache's own time."""
+    """When it was last used, by the cache's logical clock."""
 
 
 P = TypeVar("P", bound=Cached)
 
 
 class PageCache(Generic[P]):
-    """At most `limit_bytes` of pages; 0 keeps nothing."""
+    """At most `limit_bytes` of pages; 0 caches nothing."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._pages: dict[str, P] = {}
         self._clock = itertools.count()
-        self._not_hits = 0  # ticks of the clock that were no hits
-        self._heap: list[tuple[int, str]] = []  # exactly one record a page
+        self._not_hits = 0  # ticks of the clock that were not hits
+        self._heap: list[tuple[int, str]] = []  # exactly one record per page
         self._lock = threading.Lock()
         self._bytes = 0
         self._misses = 0
         self._evictions = 0
 
     def get(self, key: str) -> P | None:
-        """The page, now the most recently used; None, counted as a miss, if it is not here."""
+        """The page, which becomes the most recently used; None, counted as a miss, if absent."""
         page = self._pages.get(key)
         if page is not None:
             page.stamp = next(self._clock)
@@ -65,11 +64,11 @@ class PageCache(Generic[P]):
         return None
 
     def peek(self, key: str) -> P | None:
-        """The page if it is here; neither a hit nor a miss."""
+        """The page if it is cached; counts neither as a hit nor as a miss."""
         return self._pages.get(key)
 
     def put(self, key: str, page: P) -> None:
-        """Keep `page`, at the expense of those unused for longest; one over the bound is not kept.
+        """Cache `page`, evicting the least recently used; one larger than the limit is not cached.
 
         Several threads that missed the same page may each put what they read;
         the last one stays, and is counted once.
@@ -101,12 +100,12 @@ class PageCache(Generic[P]):
         self._evictions += 1
 
     def _tick(self) -> int:
-        """A tick that is no hit; the lock is held."""
+        """A tick that is not a hit; the caller has the lock."""
         self._not_hits += 1
         return next(self._clock)
 
     def stats(self) -> dict[str, int]:
-        """Counters, and what is kept now."""
+        """Counters and current contents."""
         with self._lock:
             # Each hit is one tick: counted exactly, by whichever thread, without a lock.
             hits = self._tick() + 1 - self._not_hits

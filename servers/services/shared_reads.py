@@ -1,12 +1,12 @@
-"""One read for all who want the same page at once.
+"""One read for all requests that need the same page at the same time.
 
-Whoever misses a page while somebody reads it waits for that read instead of
-making one more, and gets the same page: many connections then send from the
-same bytes.  The lock is taken by misses only.
+A request that misses a page while another one reads it waits for that read instead of
+starting its own, and gets the same page, so that many connections send from the same
+bytes.  Only misses take the lock.
 
-A page that is too large for the cache is kept by those who send it and by
-nobody else: `LargeBodies` finds it again as long as a connection still has some
-of it to send, and costs nothing afterwards.
+A page that is too large for the cache is referenced only by the connections that send
+it: `LargeBodies` finds it as long as one of them has some of it left to send, and costs
+nothing afterwards.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ P = TypeVar("P")
 
 
 class _Reading(Generic[P]):
-    """A read in progress, and what came of it."""
+    """A read in progress, and its result."""
 
     def __init__(self) -> None:
         self.over = threading.Event()
@@ -36,11 +36,11 @@ class SharedReads(Generic[P]):
         self._readings: dict[str, _Reading[P]] = {}
 
     def get(self, key: str, find: Callable[[str], P | None], read: Callable[[str], P]) -> P:
-        """The page at `key`: found, or read by whoever comes first.
+        """The page at `key`: found, or read by whichever caller comes first.
 
-        `find` is asked once more, since a read may have ended after the caller's
-        miss; so `read` is to leave the page where `find` finds it.  If the read
-        of another fails, the caller makes its own: a fault is not spread.
+        `find` is called once more, since a read may have ended after the caller's
+        miss; so `read` must leave the page where `find` finds it.  If another caller's
+        read fails, this one reads for itself, so that a fault does not spread.
         """
         with self._lock:
             page = find(key)
@@ -62,10 +62,10 @@ class SharedReads(Generic[P]):
 
 
 class LargeBody(array):  # type: ignore[type-arg]  # at run time an array has no type arguments
-    """The bytes of a file.  Unlike `bytes` they can be referred to weakly.
+    """The bytes of a file, which unlike `bytes` can be referenced weakly.
 
-    A memoryview of it, or of a part of that, keeps it alive: so does what a
-    connection has not sent yet.
+    A memoryview of it, or of a part, keeps it alive: for instance the unsent rest of
+    a reply.
     """
 
     __slots__ = ("etag", "modified_s")

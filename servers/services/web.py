@@ -5,17 +5,16 @@
                |-> compute -------------------------------|
                '-> (landing page, health, 404, 405) ------'
 
-The file holds the graph and nothing else.  HTTP is in `web_session.py`, what
-leaves in `web_page.py`, files and paths in `web_files.py`, and the cache in
-`page_cache.py`.
+This module holds only the graph.  HTTP is in `web_session.py`, replies in
+`web_page.py`, files and paths in `web_files.py`, and the cache in `page_cache.py`.
 
-A static file is taken to stay as it is for as long as the server runs: a cached
-page is not compared with the disk again.
+Static files are assumed not to change while the server runs: a cached page is not
+compared with the disk again.
 
-What an ordinary request costs, bytes in to reply out and without a socket (a GET
+The cost of an ordinary request from bytes to reply, without a socket (a GET
 of a cached page of 1 KB, CPython 3.11, a quiet machine): 2.2 us, of which the
-session has 1.3, a third of that in httptools, and parse, route, lookup and
-respond 0.1 to 0.2 each.  A browser's GET, with six headers more: 4.2 us.
+session takes 1.3, a third of that in httptools, and parse, route, lookup and
+respond 0.1 to 0.2 each.  A browser's GET, with six more headers: 4.2 us.
 """
 
 from __future__ import annotations
@@ -45,15 +44,15 @@ from servers.services.web_session import WebRequest, WebSession
 METHODS = (b"GET", b"HEAD")
 
 RETRY_AFTER_S = 1
-"""What a shed client is told to wait: the shortest that the header can say."""
+"""Sent with a 503: the shortest time that the header can express."""
 
 MAX_COMPUTE_US = 1_000_000
 
 MAX_CACHED_TARGETS = 16_384
-"""Parsed targets remembered: the files of a document root of 2 GB.  About 0.5 KB each."""
+"""Parsed targets kept: enough for a document root of 2 GB, at about 0.5 KB each."""
 
 MAX_CACHED_TARGET_BYTES = 256
-"""A longer one is parsed each time, so that what is remembered has a bound in bytes, too."""
+"""A longer one is parsed each time, so that this cache is bounded in bytes, too."""
 
 _ABSENT = (
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
@@ -68,38 +67,38 @@ JSON = "application/json"
 
 @dataclass(frozen=True)
 class WebOptions:
-    """What is served, and how large the parts of the server are."""
+    """What is served, and the sizes of the parts of the server."""
 
     docroot: str = option("", "directory of the static files (default: none)", metavar="PATH")
     cache_bytes: int = option(
-        64_000_000, "size of the page cache; 0: none, every request reads the disk", minimum=0,
+        64_000_000, "size of the page cache; 0: no cache, every request reads the disk", minimum=0,
         maximum=1 << 40, metavar="BYTES",
     )  # fmt: skip
     disk_ms: float = option(
-        0.0, "modelled disk in front of the files: mean time of a read; 0: none", minimum=0,
+        0.0, "mean read time of a modelled disk in front of the files; 0: no such disk", minimum=0,
         metavar="MS",
     )  # fmt: skip
     disk_slots: int = option(
-        1, "reads that the modelled disk serves at once", minimum=1, metavar="N"
+        1, "reads that the modelled disk serves concurrently", minimum=1, metavar="N"
     )
     disk_faults: float = option(
         0.0, "share of reads that fail with an I/O error", minimum=0, maximum=1, metavar="SHARE"
     )
     disk_seed: int = option(1, "seed of the modelled disk", metavar="N")
     compute_loops_per_us: float = option(
-        0.0, "speed that /compute is calibrated to; 0: measured at the start", minimum=0,
+        0.0, "loops per microsecond of /compute; 0: measured at start-up", minimum=0,
         metavar="N",
     )  # fmt: skip
     max_header: int = option(
-        8192, "most bytes of a request line and headers", minimum=64, metavar="BYTES"
+        8192, "maximum size of the request line and headers", minimum=64, metavar="BYTES"
     )
     max_body: int = option(
-        65_536, "most bytes of a request's body, which is dropped", minimum=0, metavar="BYTES"
+        65_536, "maximum size of a request body, which is discarded", minimum=0, metavar="BYTES"
     )
 
 
 class Web(Service):
-    """Figure 3, its steps in order."""
+    """The graph of Figure 3; its steps in order."""
 
     name = "web"
     summary = "HTTP/1.1: static files through a page cache, /compute?us=N (the paper's Figure 3)"
@@ -126,7 +125,7 @@ class Web(Service):
         }
         self._put_landing_page()
         self._refusals = _refusals()
-        self._lock = threading.Lock()  # of the counts below; no ordinary request needs it
+        self._lock = threading.Lock()  # guards the counts below; ordinary requests do not take it
         self._refused: Counter[int] = Counter()
         self._reads = 0
         self._read_bytes = 0
@@ -145,22 +144,22 @@ class Web(Service):
 
     @property
     def entries(self) -> tuple[Step, ...]:
-        return (self.parse, self.respond)  # errors in the protocol are answered at once
+        return (self.parse, self.respond)  # protocol errors are answered at once
 
     def session(self) -> Session:
         return WebSession(self, self.options)
 
-    # The steps
+    # -- the steps
 
     @step(to=("route", "respond"))
     def parse(self, request: WebRequest) -> Step | None:
-        """What the target means."""
+        """Find path and query of the target."""
         target = request.target
         parsed = self._targets.get(target)
         if parsed is None:
             try:
                 parsed = parse_target(target)
-            except ValueError:  # nor is that of `OPTIONS *` or `CONNECT host:1` a path
+            except ValueError:  # `OPTIONS *` and `CONNECT host:1` have no path either
                 known = request.method in METHODS
                 return self._refuse(
                     request, HTTPStatus.BAD_REQUEST if known else HTTPStatus.METHOD_NOT_ALLOWED
@@ -171,7 +170,7 @@ class Web(Service):
 
     @step(to=("lookup", "compute", "respond"))
     def route(self, request: WebRequest) -> Step | None:
-        """Who answers it."""
+        """Choose the step that answers it."""
         if request.method not in METHODS:
             return self._refuse(request, HTTPStatus.METHOD_NOT_ALLOWED)
         route = self._routes.get(request.path)
@@ -184,7 +183,7 @@ class Web(Service):
 
     @step
     def lookup(self, request: WebRequest) -> Step | None:
-        """The page cache."""
+        """Look into the page cache."""
         page = self._cache.get(request.path)
         if page is None:
             return self.read_file
@@ -193,7 +192,7 @@ class Web(Service):
 
     @step(blocking=True)
     def read_file(self, request: WebRequest) -> Step | None:
-        """A miss: the disk, modelled or real; one read for all who miss the same page at once."""
+        """A miss: read the disk, modelled or real; one read serves all concurrent misses."""
         root = self._root
         if root is None:
             return self._refuse(request, HTTPStatus.NOT_FOUND)
@@ -213,7 +212,7 @@ class Web(Service):
         try:
             if self.options.cache_bytes:
                 request.page = self._shared.get(request.path, find, read)
-            else:  # who asked for no cache wants each request to cost a read
+            else:  # without a cache, each request is meant to cost a read
                 request.page = read(request.path)
         except OSError as error:
             return self._refuse(request, self._read_failed(error))
@@ -221,7 +220,7 @@ class Web(Service):
 
     @step
     def compute(self, request: WebRequest) -> Step | None:
-        """`us=N` microseconds of work, as fast as `compute_loops_per_us` says a microsecond is."""
+        """`us=N` microseconds of work; `compute_loops_per_us` defines a microsecond."""
         try:
             (text,) = parse_qs(request.query, max_num_fields=8)["us"]
             us = int(text) if text.isdecimal() and len(text) < 9 else -1
@@ -238,22 +237,22 @@ class Web(Service):
 
     @step
     def respond(self, request: WebRequest) -> Step | None:
-        """The bytes of the reply."""
+        """Make the bytes of the reply."""
         now_s = int(time.time())
         if now_s != self._second:
-            self._date = date_line(now_s)  # before the second: a thread that sees it finds both
+            self._date = date_line(now_s)  # before `_second`, which other threads check
             self._second = now_s
         request.reply = request.page.reply(self._date, request.form)
         return None
 
-    # What else can become of a request
+    # -- other outcomes of a request
 
     def reject(self, request: Request) -> None:
-        """Shed: 503, and the connection stays for another try."""
+        """Shed: 503; the connection stays open for another attempt."""
         self._answer(request, HTTPStatus.SERVICE_UNAVAILABLE)
 
     def fail(self, request: Request, error: Exception) -> None:
-        """A step raised: 500, and the connection stays."""
+        """A step raised: 500; the connection stays open."""
         self._answer(request, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _answer(self, request: Request, status: HTTPStatus) -> None:
@@ -267,7 +266,7 @@ class Web(Service):
         return respond
 
     def refusal(self, status: HTTPStatus) -> Page:
-        """The page for an error, which is counted."""
+        """The page for an error status; counts it."""
         with self._lock:
             self._refused[status] += 1
         return self._refusals[status]
@@ -279,12 +278,12 @@ class Web(Service):
             self._read_errors += 1
         return HTTPStatus.FORBIDDEN if error.errno in _DENIED else HTTPStatus.INTERNAL_SERVER_ERROR
 
-    # The rest
+    # -- the rest
 
     def _remember(self, target: bytes, parsed: tuple[str, str]) -> None:
         if len(target) <= MAX_CACHED_TARGET_BYTES:
             if len(self._targets) >= MAX_CACHED_TARGETS:
-                self._targets.clear()  # crude; whatever is in use is back at once
+                self._targets.clear()  # crude, but targets in use are soon back
             self._targets[target] = parsed
 
     def _put_landing_page(self) -> None:
@@ -306,7 +305,7 @@ class Web(Service):
 
 
 def _refusals() -> dict[HTTPStatus, Page]:
-    """A page for every status that says no."""
+    """One page for every error status."""
     allow = {"Allow": b", ".join(METHODS).decode()}
     retry = {"Retry-After": str(RETRY_AFTER_S)}
     return {
@@ -329,7 +328,7 @@ def _refusals() -> dict[HTTPStatus, Page]:
 
 
 def _landing_page(about: Mapping[str, object]) -> str:
-    """What this server is, for a person who finds it with a browser."""
+    """Explains this server to a person who opens it in a browser."""
     rows = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{_shown(str(value))}</td></tr>\n"
         for name, value in (about or {"service": Web.name}).items()

@@ -1,12 +1,12 @@
-"""From the target of a request to the bytes of a file, and not one file too far.
+"""From the target of a request to the bytes of a file, never outside the document root.
 
-`parse_target` is pure: bytes to a clean path.  `DocumentRoot.read` opens that
-path and then asks the kernel which file it got.  What was opened is what is
-checked, so it matters neither which links the path went through nor whether one
-of them was changed at that moment.
+`parse_target` is a pure function from bytes to a clean path.  `DocumentRoot.read` opens
+that path and then asks the kernel which file it got.  It checks the file that it has
+opened, so it does not matter which links the path went through, or whether one of them
+was changed at that moment.
 
-`Disk` is the modelled disk: what a read waits for when an experiment must not
-depend on what the kernel happens to keep in its memory.
+`Disk` is the modelled disk: it delays reads so that an experiment does not
+depend on what the kernel happens to have cached.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from servers.services.web_page import Page
 INDEX = "index.html"
 
 _KINDS = mimetypes.MimeTypes(filenames=())
-"""Python's own table: the same on every machine, whatever is in /etc/mime.types."""
+"""Python's built-in table: the same on every machine, whatever is in /etc/mime.types."""
 
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})?")
 _ORIGIN = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
@@ -45,10 +45,10 @@ def parse_target(target: bytes) -> tuple[str, str]:
     that ends with one means the index in that directory.  Dots cannot climb
     above the root (RFC 3986, section 5.2.4).  A percent-encoded slash is a slash.
 
-    Raises ValueError if the target is no path, names a host that cannot be one, is
-    wrongly encoded, is not UTF-8, or has a NUL in it.
+    Raises ValueError if the target is not a path, names an invalid host, is badly
+    encoded, is not UTF-8, or contains a NUL.
     """
-    if origin := _ORIGIN.match(target):  # as it is sent to a proxy; to be understood all the same
+    if origin := _ORIGIN.match(target):  # the form for proxies, which every server must accept
         if host_of(origin[1]) is None:
             raise ValueError("not a host")
         target = target[origin.end() :]
@@ -78,9 +78,9 @@ def _decoded(escape: re.Match[bytes]) -> bytes:
 
 
 class DocumentRoot:
-    """The files below one directory.  Raises UsageError if it is not there.
+    """The files below one directory.  Raises UsageError if it does not exist.
 
-    A file of more than `large_bytes` is read such that `in_use` finds it again.
+    A file larger than `large_bytes` is read such that `in_use` finds it again.
     """
 
     def __init__(self, directory: str, large_bytes: int = sys.maxsize) -> None:
@@ -102,8 +102,8 @@ class DocumentRoot:
     def read(self, path: str) -> Page:
         """The file at `path` (from `parse_target`), or the index of the directory there.
 
-        Raises OSError: ENOENT also for what lies outside and for what is no
-        regular file, so that neither can be told from what does not exist.
+        Raises OSError: ENOENT also for files outside and for what is not a regular
+        file, so that neither can be distinguished from a file that does not exist.
         """
         try:
             return self._read(path)
@@ -111,9 +111,9 @@ class DocumentRoot:
             return self._read(f"{path.rstrip('/')}/{INDEX}")
 
     def _read(self, path: str) -> Page:
-        # O_NONBLOCK: to open a FIFO must not wait for somebody to write to it.
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
         descriptor = os.open(self.path + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 (it is no path)
+        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 (not a path)
             found = os.fstat(descriptor)
             real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (ten times faster)
             if stat.S_ISDIR(found.st_mode) and (real + "/").startswith(self._inside):
@@ -125,7 +125,7 @@ class DocumentRoot:
                 return _page(path, contents, _etag(found, len(contents)), int(found.st_mtime))
             body = LargeBody(found.st_size)
             read_bytes = _read_into(file, body)
-        del body[read_bytes:]  # it has become shorter meanwhile
+        del body[read_bytes:]  # it has been truncated meanwhile
         body.etag = _etag(found, read_bytes)
         body.modified_s = int(found.st_mtime)
         self._large.note(path, body)
@@ -133,7 +133,7 @@ class DocumentRoot:
 
 
 def _read_into(file: FileIO, body: LargeBody) -> int:
-    """Fill `body`; how many bytes there were."""
+    """Fill `body`; return the number of bytes read."""
     read_bytes = 0
     with memoryview(body) as view:
         while more := file.readinto(view[read_bytes:]):
@@ -155,10 +155,10 @@ def _page(path: str, body: Buffer, etag: bytes, modified_s: int) -> Page:
 
 
 class Disk:
-    """A disk of a model: each read takes an exponentially distributed time, `slots` at once.
+    """A modelled disk: reads take exponentially distributed times, `slots` concurrently.
 
-    An M/M/c queue if reads arrive at random.  The times, and which reads fail,
-    are drawn from a seed; which read gets which depends on who comes first.
+    An M/M/c queue if reads arrive at random.  The times, and which reads fail, are drawn
+    from a seed; which request gets which of them depends on the order of arrival.
     """
 
     def __init__(self, mean_ms: float, slots: int, fault_share: float, seed: int) -> None:
@@ -168,7 +168,7 @@ class Disk:
         self._slots = threading.BoundedSemaphore(slots)
 
     def read(self) -> None:
-        """Wait as long as one read takes, its turn included.  Raises OSError, EIO, if it fails."""
+        """Wait for a slot and for one read.  Raises OSError, EIO, if the read is to fail."""
         if self._mean_ms:
             with self._slots:
                 time.sleep(self._random.expovariate(1e3 / self._mean_ms))

@@ -1,13 +1,12 @@
 """A page: a body, its headers, and the reply that they make.
 
-Everything that `web` answers is a page, a file as well as an error.  What of a
-reply is the same for every request is put together once, and what changes with
-time, the Date header, once a second and page; so an ordinary reply costs a
-comparison.  What a request may ask beyond that (its `ReplyForm`) is put together
-for that request, and is the only place that knows of HEAD, of conditions and of
-the Connection header.
+Everything that `web` answers is a page, files as well as errors.  The parts of a
+reply that are the same for every request are assembled once, and the Date header once
+per second and page; so an ordinary reply costs one comparison.  Only a request that
+wants another form of the reply (`ReplyForm`: HEAD, conditions, the Connection header) has
+it assembled for itself.
 
-Pages are shared by all threads and never change, but for `_made`, one tuple
+Pages are shared by all threads and never change, except for `_made`, one tuple
 that is replaced as a whole: two threads at the turn of a second may both make
 the same one.
 """
@@ -24,23 +23,23 @@ from servers.service import Buffer
 from servers.services.page_cache import Cached
 
 JOINED_BYTES = 16_384
-"""A body up to this size leaves in one buffer with its headers, and is kept twice for that.
+"""A body up to this size is sent in one buffer with its headers, and kept twice for that.
 
-A second buffer means sendmsg() for send(), 0.35 us more on loopback, which is
-what copying 16 KB costs once a second; and where each buffer has a call of its
+A second buffer means sendmsg() instead of send(), 0.35 us more on loopback, which is
+what copying 16 KB once per second costs; and where each buffer has a call of its
 own, twice the system calls.  SPECweb99's two small classes, 85 % of requests
 and 1 % of bytes, fit.
 """
 
 OVERHEAD_BYTES = 900
-"""Of a cached page besides its bytes: objects, key, places in the cache; by tracemalloc."""
+"""Of a cached page besides its bytes: objects, key, cache entries; by tracemalloc."""
 
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
 
 
 class ReplyForm(NamedTuple):
-    """How a request wants its reply, beyond what the reply says."""
+    """The form in which a request wants its reply."""
 
     connection: bytes = b""
     """The Connection header line, if the reply needs one."""
@@ -50,11 +49,11 @@ class ReplyForm(NamedTuple):
 
 
 PLAIN = ReplyForm()
-"""A GET without conditions on a connection of HTTP/1.1 that stays: nearly every request."""
+"""An unconditional GET on a persistent connection of HTTP/1.1: nearly every request."""
 
 
 class Page(Cached):
-    """One answer, ready to be sent as often as one likes."""
+    """One answer, ready to be sent any number of times."""
 
     __slots__ = (
         "_made",
@@ -96,7 +95,7 @@ class Page(Cached):
     def reply(self, date: bytes, form: ReplyForm) -> tuple[Buffer, ...]:
         """The buffers of the reply; `date` is the Date header's line.
 
-        The same `date` object must be given as long as the second lasts.
+        Within one second it must be the same object.
         """
         if form is PLAIN:
             made_for, reply = self._made
@@ -127,7 +126,7 @@ class Page(Cached):
             weak = {tag.strip().removeprefix(b"W/") for tag in tags}
             return self.etag in weak or weak == {b"*"}
         if form.modified_since is not None:
-            if form.modified_since == self._modified:  # what we told is what we are asked
+            if form.modified_since == self._modified:  # exactly what we sent
                 return True
             since_s = _parse_date(form.modified_since)
             return since_s is not None and self.modified_s <= since_s
@@ -135,7 +134,7 @@ class Page(Cached):
 
 
 def error_page(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Page:
-    """What is said when a request cannot be served."""
+    """The answer to a request that cannot be served."""
     text = f"{status.value} {status.phrase}\n"
     return Page(text.encode(), "text/plain; charset=utf-8", status=status, headers=headers)
 
@@ -154,11 +153,11 @@ def _header_lines(headers: Mapping[str, str]) -> bytes:
 
 
 def _parse_date(text: bytes) -> float | None:
-    """Seconds since 1970; None if it is not a date, and is then to be ignored."""
+    """Seconds since 1970; None if it is not a date and must be ignored."""
     try:
         date = parsedate_to_datetime(text.decode("ascii"))
-        if date.tzinfo is None:  # "-0000": RFC 5322's way to say UTC
+        if date.tzinfo is None:  # "-0000", which means UTC in RFC 5322
             date = date.replace(tzinfo=UTC)
         return (date - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
-    except (ValueError, OverflowError):  # no date, or one with a year or an offset of a billion
+    except (ValueError, OverflowError):  # not a date, or a year or offset out of range
         return None

@@ -1,21 +1,21 @@
 r"""HTTP/1.1 from bytes to requests; the grammar is llhttp's (`httptools`), the framing ours.
 
-The parser is given pieces that never reach beyond the end of a head, of a
+The parser is fed pieces that never extend beyond the end of a head, of a
 chunked body, or of a body of known length.  The first two always end in
-CR LF CR LF, the third is counted.  So after each piece it is known where in the
-stream we are: how many bytes the head has by now, whether anything is half
-said, whether a request is complete.  Limits hold to the byte, and how the
-bytes were cut on their way cannot be seen in the result.
+CR LF CR LF, the third is counted.  So after each piece we know where in the
+stream we are: how long the head is so far, whether a message is incomplete,
+whether a request is complete.  Limits are exact to the byte, and how the
+bytes were split on their way does not affect the result.
 
-Nothing that this service serves takes a body: a body is taken in, within
-`max_body`, and dropped.
+No resource of this service takes a body: a body is read, within `max_body`, and
+discarded.
 
-Where the parser would frame a message in another way than we read its head (a
-coding that it does not know, a tab where it expects none), the message is refused:
-two readings of one stream are how requests are smuggled past a proxy.
+Where the parser would frame a message differently from how we read its head (an
+unknown coding, an unexpected tab), the message is refused: two interpretations of one
+stream are how requests are smuggled past a proxy.
 
-After a request whose reply is the last one (`Connection: close`, HTTP/1.0, an
-error in the protocol) a session ignores all that follows.
+After a request whose reply is the last one (`Connection: close`, HTTP/1.0, a
+protocol error) a session ignores all further bytes.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Limits(Protocol):
 
 
 class WebEntry(Protocol):
-    """What a session knows of its service: where requests enter."""
+    """The part of the service that a session needs: where requests enter."""
 
     @property
     def first(self) -> Step:
@@ -54,10 +54,10 @@ class WebEntry(Protocol):
 
     @property
     def respond(self) -> Step:
-        """The step of a request whose page is chosen already."""
+        """The step of a request whose page has been chosen already."""
 
     def refusal(self, status: HTTPStatus) -> Page:
-        """The page that says that a request cannot be served."""
+        """The page for a request that cannot be served."""
 
 
 class WebRequest(Request):
@@ -67,12 +67,12 @@ class WebRequest(Request):
 
     method: bytes
     target: bytes
-    """As it was sent; `path` and `query` are what it means (step `parse`)."""
+    """As it was sent; the step `parse` derives `path` and `query` from it."""
     form: ReplyForm
     path: str
     query: str
     page: Page
-    """What is answered: the step `respond` needs it."""
+    """The answer, for the step `respond`."""
 
     def __init__(self, step: Step, target: bytes, method: bytes, form: ReplyForm) -> None:
         # Without super().__init__, a call that would cost 0.1 us per request.
@@ -91,20 +91,20 @@ KEPT_HEADERS = frozenset((
     b"connection", b"content-length", b"expect", b"if-modified-since", b"if-none-match",
     b"transfer-encoding",
 ))  # fmt: skip
-"""Headers whose value matters, besides Host."""
+"""The headers whose values matter, besides Host."""
 
 STRAY_BYTES = 2
-"""An empty line before a request is a habit of old clients; more of them are a head begun."""
+"""Old clients send an empty line before a request; more bytes than that begin a head."""
 
 OWS = b" \t"
-"""Optional white space of RFC 9110; bytes.strip() by itself takes more than that."""
+"""Optional white space of RFC 9110; bytes.strip() strips more than that."""
 
 
 class Fields:
-    """What the parser said about the message that it is in.
+    """What the parser has reported of the current message.
 
-    Not the session itself: the parser holds on to whom it tells, and a session
-    and a parser that held each other would be left to the garbage collector.
+    Not the session itself: the parser references the object that it reports to, and a
+    session and a parser that referenced each other would need the garbage collector.
     """
 
     __slots__ = ("complete", "host", "kept", "target")
@@ -119,15 +119,15 @@ class Fields:
         self.complete = False
 
     def on_url(self, part: bytes) -> None:
-        self.target += part  # comes in parts if the bytes did
+        self.target += part  # arrives in parts if the bytes did
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         if name == b"host":
-            self.host = value if self.host is None else b""  # of two none is valid
+            self.host = value if self.host is None else b""  # two are invalid
         elif name in KEPT_HEADERS:
             before = self.kept.get(name)
-            # Of this one a tab is kept: the parser takes "chunked" and a tab for another coding.
+            # A tab is kept in this one: the parser takes "chunked" with a tab for another coding.
             value = value.strip(b" " if name == b"transfer-encoding" else OWS)
             self.kept[name] = value if before is None else before + b"," + value
 
@@ -149,18 +149,18 @@ class WebSession(Session):
         self._limits = limits
         self._fields = Fields()
         self._parser = httptools.HttpRequestParser(self._fields)
-        # What version and coding mean is for `_parse_unusual` to judge, with a better status.
+        # `_parse_unusual` judges version and coding, and answers with a more precise status.
         self._parser.set_dangerous_leniencies(lenient_version=True, lenient_transfer_encoding=True)
         self._feed = self._parser.feed_data
-        self._number = 0  # requests that have come so far
-        self._over = False  # the last one has
+        self._number = 0  # requests received so far
+        self._over = False  # the last request has been received
         self._blank = 0  # bytes of empty lines since the last request
-        self._size = 0  # bytes of the head, or of the body, that we are in
-        self._tail = b""  # the last three of them: END may be cut in two
-        self._line = b""  # the beginning of the head: the request line, as far as it is there
-        self._lines = False  # a whole line of the head is there
-        self._waiting: WebRequest | None = None  # its body is still to come
-        self._body_left = 0  # so many bytes, or 0 if it comes in chunks
+        self._size = 0  # bytes so far of the current head or body
+        self._tail = b""  # its last three bytes: END may be split
+        self._line = b""  # the beginning of the head: the request line so far
+        self._lines = False  # a whole line of the head has been received
+        self._waiting: WebRequest | None = None  # its body is still missing
+        self._body_left = 0  # of the missing body, unless it is chunked
 
     @property
     def idle(self) -> bool:
@@ -185,7 +185,7 @@ class WebSession(Session):
     def receive(self, data: memoryview) -> Sequence[WebRequest]:
         if self._over:
             return _NONE
-        piece = data.tobytes()  # cheaper than to search and cut a memoryview, even for a body
+        piece = data.tobytes()  # cheaper than searching and slicing a memoryview, even for a body
         if (
             0 < piece.find(END) == len(piece) - 4
             and len(piece) <= self._limits.max_header
@@ -193,13 +193,13 @@ class WebSession(Session):
             and not self._waiting
             and piece[0] > 32
         ):
-            # Nearly always: one head, whole, and nothing besides.  `_pieces` would do the same.
+            # Nearly always: exactly one complete head.  `_pieces` would do the same.
             request = self._take(piece, True)
             return _NONE if request is None else (request,)
         return self._pieces(piece)
 
     def _pieces(self, data: bytes) -> list[WebRequest]:
-        """Cut `data` where heads and bodies end."""
+        """Split `data` where heads and bodies end."""
         requests: list[WebRequest] = []
         start = 0
         while start < len(data) and not self._over:
@@ -211,15 +211,15 @@ class WebSession(Session):
                 self._size += end - start
             else:
                 if not self._size and not self._waiting and data[start] in b"\r\n":
-                    # Empty lines before a request count for nothing (RFC 9112, 2.2).
+                    # Empty lines before a request are ignored (RFC 9112, 2.2).
                     blank = len(data) - start - len(data[start:].lstrip(b"\r\n"))
                     self._blank += blank
                     start += blank
                     continue
                 end, whole = self._find_end(data, start)
-                most = self._limits.max_body if self._waiting else self._limits.max_header
-                if end - start > most - self._size:
-                    end = start + most - self._size
+                limit = self._limits.max_body if self._waiting else self._limits.max_header
+                if end - start > limit - self._size:
+                    end = start + limit - self._size
                     too_much = self._excess(data[start:end])
                     whole = False
                 self._note(data[start:end], whole)
@@ -232,7 +232,7 @@ class WebSession(Session):
         return requests
 
     def _find_end(self, data: bytes, start: int) -> tuple[int, bool]:
-        """Behind the next END, and whether there is one; it may have begun in `_tail`."""
+        """The index after the next END, which may begin in `_tail`, and whether there is one."""
         tail = len(self._tail)
         if tail:
             seam = (self._tail + data[start : start + 3]).find(END)
@@ -242,7 +242,7 @@ class WebSession(Session):
         return (len(data), False) if found < 0 else (found + 4, True)
 
     def _note(self, piece: bytes, whole: bool) -> None:
-        """Keep count of a head or a chunked body that is not at its end."""
+        """Account for a piece of a head or of a chunked body."""
         self._size += len(piece)
         if not (self._waiting or self._lines):
             self._line += piece
@@ -250,7 +250,7 @@ class WebSession(Session):
         self._tail = b"" if whole else (self._tail + piece)[-3:]
 
     def _excess(self, piece: bytes) -> HTTPStatus:
-        """What is wrong with a message of which `piece` is the last that is allowed."""
+        """The status for a message that exceeds its limit after `piece`."""
         if self._waiting:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         if self._lines or b"\n" in piece:
@@ -258,12 +258,12 @@ class WebSession(Session):
         return HTTPStatus.REQUEST_URI_TOO_LONG
 
     def _take(self, piece: bytes, whole: bool) -> WebRequest | None:
-        """Parse the next piece; `whole` if it ends a head, or perhaps a chunked body."""
+        """Parse the next piece; `whole` if it ends a head, or possibly a chunked body."""
         fields = self._fields
         try:
             self._feed(piece)
         except httptools.HttpParserUpgrade:
-            pass  # we stay with HTTP/1.1, which is for the server to decide
+            pass  # we stay with HTTP/1.1: an upgrade is the server's choice
         except httptools.HttpParserError:
             return self._refuse(HTTPStatus.BAD_REQUEST)
         request = self._waiting
@@ -275,7 +275,7 @@ class WebSession(Session):
                 return self._await_body(request, fields)
         elif not fields.complete:
             return None
-        # Reset what was touched, and no more: a call and four stores less for most requests.
+        # Reset only what was changed: saves most requests a call and four stores.
         fields.target = b""
         fields.host = None
         fields.complete = False
@@ -295,14 +295,14 @@ class WebSession(Session):
         self._waiting = None
 
     def _request(self, fields: Fields, head: bytes) -> WebRequest:
-        """The request whose head is complete; it begins with `head`, the request line at least."""
+        """The request of a complete head, which begins with `head` (at least the request line)."""
         method = self._parser.get_method()
         target = fields.target
         host = fields.host
         end = len(method) + 1 + len(target)
         ordinary = (
             host is not None
-            and head[end : end + 10] == b" HTTP/1.1\r"  # half the time of startswith()
+            and head[end : end + 10] == b" HTTP/1.1\r"  # twice as fast as startswith()
             and host_of(host) is not None
         )
         # Without a Connection header only HTTP/1.1 keeps a connection alive.
@@ -325,11 +325,11 @@ class WebSession(Session):
         wishes = _tokens(kept.get(b"connection", b""))
         stays = b"close" not in wishes and (version == "1.1" or b"keep-alive" in wishes)
         if method == b"CONNECT" or (self._parser.should_upgrade() and _has_body(kept)):
-            stays = False  # the parser takes what follows for another protocol
+            stays = False  # the parser treats what follows as another protocol
         expect = kept.get(b"expect") if version == "1.1" and not fields.complete else None
         if expect is not None and b"100-continue" in _tokens(expect):
-            # The peer waits to be told to go on with a body that nobody wants.
-            # Instead of 100 it is told the final status (RFC 9110, section 10.1.1).
+            # The peer waits for permission to send a body that nobody needs.  It gets the
+            # final status instead of 100 (RFC 9110, section 10.1.1).
             stays = False
         connection = (b"" if version == "1.1" else KEEP_ALIVE) if stays else CLOSE
         none_match = kept.get(b"if-none-match")
@@ -342,8 +342,8 @@ class WebSession(Session):
         return request
 
     def _await_body(self, request: WebRequest, fields: Fields) -> WebRequest | None:
-        """The head is there, the body is not: hold the request back until it is."""
-        size_bytes = int(fields.kept.get(b"content-length", b"0"))  # the parser has checked it
+        """The head is complete, the body is not: hold the request until it is."""
+        size_bytes = int(fields.kept.get(b"content-length", b"0"))  # the parser has validated it
         if size_bytes > self._limits.max_body:
             return self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, request.method)
         self._begin_again()
@@ -352,7 +352,7 @@ class WebSession(Session):
         return None
 
     def _refuse(self, status: HTTPStatus, method: bytes = b"") -> WebRequest:
-        """The last request of this connection; which page answers it is known already."""
+        """The last request of this connection, with the page that answers it."""
         self._over = True
         if self._waiting:
             method = self._waiting.method
@@ -368,10 +368,10 @@ def _has_body(kept: dict[bytes, bytes]) -> bool:
 
 
 def _refused(fields: Fields, version: str, protocol: bytes) -> HTTPStatus | None:
-    """Why a request whose head is complete cannot be served, if so.
+    """Why a request with a complete head cannot be served; None if it can.
 
-    `protocol` is what follows the target: " HTTP/", if it is a request of this protocol
-    (the parser knows RTSP as well), and exactly one space before it.
+    `protocol` is what follows the target: it must be " HTTP/" with exactly one space
+    (the parser knows RTSP as well).
     """
     if version not in ("1.0", "1.1"):
         return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
@@ -382,15 +382,15 @@ def _refused(fields: Fields, version: str, protocol: bytes) -> HTTPStatus | None
     coding = fields.kept.get(b"transfer-encoding")
     if coding is None:
         return None
-    if version == "1.0" or b"content-length" in fields.kept:  # whose framing is it? RFC 9112, 6.1
+    if version == "1.0" or b"content-length" in fields.kept:  # ambiguous framing: RFC 9112, 6.1
         return HTTPStatus.BAD_REQUEST
     if _tokens(coding) - {b"chunked", b""}:
         return HTTPStatus.NOT_IMPLEMENTED
-    # Nothing but this does the parser read as chunked: no list, and no tab.
+    # The parser treats nothing else as chunked: no list, and no tab.
     return None if coding.lower() == b"chunked" else HTTPStatus.BAD_REQUEST
 
 
-@lru_cache(maxsize=64)  # clients say the same all the time
+@lru_cache(maxsize=64)  # clients repeat the same few values
 def _tokens(value: bytes) -> frozenset[bytes]:
-    """The members of a header that is a list, in lower case."""
+    """The members of a list-valued header, in lower case."""
     return frozenset(token.strip(OWS) for token in value.lower().split(b","))

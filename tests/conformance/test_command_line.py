@@ -38,7 +38,7 @@ def assert_refused(*arguments: str, says: str, limits: Callable[[], None] | None
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("", "say which architecture"),
+        ("", "name an architecture"),
         ("fibers", "there is no architecture 'fibers'; there are: threaded"),
         ("eventloop --service gopher", "there is no service 'gopher'"),
         ("eventloop --service", "expected one argument"),
@@ -78,8 +78,8 @@ def assert_refused(*arguments: str, says: str, limits: Callable[[], None] | None
         ("seda --port 0 --threads read=1e3", "not STAGE=N"),
         ("seda --port 0 --threads read=99999999999", "not STAGE=N"),
         ("eventloop --host 192.0.2.1 --port 0", "not an address of this machine"),
-        ("eventloop --host nowhere.invalid --port 0", "cannot find the address"),
-        (f"eventloop --host {'x' * 300} --port 0", "cannot find the address"),
+        ("eventloop --host nowhere.invalid --port 0", "cannot resolve"),
+        (f"eventloop --host {'x' * 300} --port 0", "cannot resolve"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_2(arguments: str, says: str) -> None:
@@ -169,7 +169,7 @@ class Astray(Web):
 """)
     assert_refused(
         *variant, "--port", "0", "--service", f"{file}:Astray",
-        says="Astray: requests enter at 'unmarked', which is no step; mark it with @step",
+        says="Astray: requests enter at 'unmarked', which is not a step; mark it with @step",
     )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def test_a_thread_more_that_cannot_be_had_later_stops_nothing() -> None:
         for sock in socks:
             sock.sendall(request * 40)
         server.wait_for(
-            lambda stats: any("gives no thread" in d["reason"] for d in stats["decisions"])
+            lambda stats: any("cannot start a thread" in d["reason"] for d in stats["decisions"])
         )
         server.wait_for(lambda stats: stats["replies"] == 8 * 40)
         for sock in socks:

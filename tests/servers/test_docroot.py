@@ -117,15 +117,17 @@ def test_an_interrupted_root_is_completed(
     assert digest(tmp_path / "made") == digest(root)
 
 
-def test_a_root_that_was_made_otherwise_is_refused(root: Path) -> None:
+def test_a_root_that_was_made_with_other_parameters_is_refused(root: Path) -> None:
     for total_bytes, seed in ((DIRECTORY_BYTES, 1), (2 * DIRECTORY_BYTES, 2)):
-        with pytest.raises(UsageError, match=r"was made otherwise \(2 directories, seed 1\)"):
+        with pytest.raises(
+            UsageError, match=r"was made with other parameters \(2 directories, seed 1\)"
+        ):
             generate(root, total_bytes, seed)
 
 
 def test_a_directory_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
-    with pytest.raises(UsageError, match="is not empty and no document root"):
+    with pytest.raises(UsageError, match="is neither empty nor a document root"):
         generate(tmp_path, DIRECTORY_BYTES, seed=1)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
     with pytest.raises(UsageError, match="is a file"):

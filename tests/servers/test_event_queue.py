@@ -43,7 +43,7 @@ def test_it_is_a_list_with_two_ends(actions: list[list[int] | int]) -> None:
 
 @pytest.mark.parametrize("capacity", [0, -1])
 def test_a_queue_without_room_is_refused(capacity: int) -> None:
-    with pytest.raises(UsageError, match="room"):
+    with pytest.raises(UsageError, match="capacity"):
         EventQueue(capacity)
 
 

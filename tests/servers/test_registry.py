@@ -116,10 +116,13 @@ def test_a_file_may_import_its_neighbours(own: Path) -> None:
         ("no/where:Idle", "there is no file no/where in"),
         ("{folder}:Idle", "there is no file"),
         ("{own}:Idol", "has no 'Idol'; architecture there: Idle, Plain, Bare, Loose"),
-        ("{own}:Bare", "'naps' in Options of {own}:Bare is no option: make it with naps = option("),
+        (
+            "{own}:Bare",
+            "'naps' in Options of {own}:Bare is not an option; declare it as naps = option(",
+        ),
         ("{own}:Loose", "Options of {own}:Loose must be a class marked @dataclass"),
-        ("{own}:number", "is no architecture: it must be a class made from servers.architecture"),
-        ("{own}:Half", "is no whole architecture: it lacks run"),
+        ("{own}:number", "is not a subclass of servers.architecture.Architecture, as an"),
+        ("{own}:Half", "is incomplete: an architecture must define run"),
         ("no_such_module:Idle", "there is no module 'no_such_module'"),
         ("json:Idle", "json has no 'Idle'; there is no architecture in it"),
         (":Idle", "cannot be loaded"),
@@ -129,7 +132,7 @@ def test_a_file_may_import_its_neighbours(own: Path) -> None:
         ("{folder}/exits.py:Idle", "cannot be loaded: SystemExit: 3 ({folder}/exits.py line 2)"),
         ("{folder}/asks.py:Idle", "{folder}/asks.py line 3)"),
         ("{folder}/lacking.py:Idle", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("{folder}/notes.txt:Idle", "is no Python file"),
+        ("{folder}/notes.txt:Idle", "is not a Python file"),
     ],
 )
 def test_what_cannot_be_loaded_is_told_in_one_line(own: Path, name: str, says: str) -> None:

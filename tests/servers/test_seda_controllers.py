@@ -62,7 +62,7 @@ def pool_of(handler: Any, least: int = 1) -> tuple[Stage[Any], ThreadPool, Event
 def test_a_pool_grows_while_the_queue_is_long_and_no_further_than_it_may() -> None:
     gate = Gate()
     stage, pool, queue = pool_of(gate, least=2)
-    controller = PoolSize(stage, pool, threshold=10, most=5, keep_idle_s=DEADLINE_S)
+    controller = PoolSize(stage, pool, threshold=10, max_threads=5, keep_idle_s=DEADLINE_S)
     pool.start()
     queue.put(range(100))
     for _ in range(2):
@@ -76,7 +76,7 @@ def test_a_pool_grows_while_the_queue_is_long_and_no_further_than_it_may() -> No
     for decision in controller.decisions:
         assert (decision.controller, decision.stage) == ("pool size", "disk")
         assert decision.quantity == "threads"
-        assert "events wait, over 10" in decision.reason
+        assert "events are waiting, over 10" in decision.reason
         assert 0 < decision.time_ns <= time.monotonic_ns()
     gate.let_go.set()
     queue.close()
@@ -87,7 +87,7 @@ def test_a_pool_grows_while_the_queue_is_long_and_no_further_than_it_may() -> No
 def test_a_short_queue_gets_no_more_threads() -> None:
     gate = Gate()
     stage, pool, queue = pool_of(gate)
-    controller = PoolSize(stage, pool, threshold=10, most=5)
+    controller = PoolSize(stage, pool, threshold=10, max_threads=5)
     pool.start()
     queue.put(range(11))
     assert gate.inside.acquire(timeout=DEADLINE_S)  # ten wait
@@ -102,7 +102,7 @@ def test_a_short_queue_gets_no_more_threads() -> None:
 def test_threads_that_are_idle_go_down_to_what_there_was_at_first() -> None:
     gate = Gate()
     stage, pool, queue = pool_of(gate, least=2)
-    controller = PoolSize(stage, pool, threshold=1, most=6, keep_idle_s=0.02)
+    controller = PoolSize(stage, pool, threshold=1, max_threads=6, keep_idle_s=0.02)
     pool.start()
     queue.put(range(50))
     for size in (3, 4, 5, 6):
@@ -124,7 +124,7 @@ def test_a_system_that_gives_no_thread_is_no_reason_to_fall(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stage, pool, queue = pool_of(lambda events, dispatch: None)
-    controller = PoolSize(stage, pool, threshold=1, most=5)
+    controller = PoolSize(stage, pool, threshold=1, max_threads=5)
     queue.put(range(10))
 
     def no_thread(self: threading.Thread) -> None:
@@ -136,7 +136,7 @@ def test_a_system_that_gives_no_thread_is_no_reason_to_fall(
     assert len(pool) == 0
     (decision,) = controller.decisions
     assert (decision.before, decision.after) == (0, 0)
-    assert "no thread" in decision.reason
+    assert "cannot start a thread" in decision.reason
 
 
 # The size of a batch
@@ -148,7 +148,7 @@ class Hand:
     def __init__(self, batch: int, least: int = 8) -> None:
         self.queue: EventQueue[int] = EventQueue(100_000)
         self.stage: Stage[int] = Stage("s", lambda events, dispatch: None, self.queue, batch=batch)
-        self.controller = Batching(self.stage, least=least)
+        self.controller = Batching(self.stage, min_batch=least)
         self.tally = self.stage.tally()
         self.now_ns = 0
         self.controller.observe(self.now_ns)

@@ -30,7 +30,7 @@ def test_a_graph_may_branch_and_have_cycles() -> None:
     ("specs", "says"),
     [
         ([], "needs a stage"),
-        ([stage("a", "b")], "stage 'a' sends to 'b', which is no stage; there are a"),
+        ([stage("a", "b")], "stage 'a' sends to 'b', which is not a stage; there are a"),
         ([stage("a", "b"), stage("b"), stage("a")], "two stages are called 'a'"),
         (
             [stage("a", queue=QueueSpec(4), batch=5)],
@@ -40,7 +40,7 @@ def test_a_graph_may_branch_and_have_cycles() -> None:
         ([stage("a", batch=0)], "at least one event"),
         ([stage("a", queue=QueueSpec(policy="lottery"))], "no queue policy 'lottery'"),
         ([stage("a", queue=QueueSpec(0), batch=1)], "less than its batch"),
-        ([stage("a", queue=QueueSpec(300, at_least=301))], "never gathers"),
+        ([stage("a", queue=QueueSpec(300, at_least=301))], "cannot gather"),
         ([stage("a", queue=QueueSpec(300, at_least=20))], "needs within_s"),
         (
             [stage("a", queue=QueueSpec(300, at_least=20, within_s=1), batch=10)],

@@ -445,5 +445,5 @@ def test_closing_ends_the_wait() -> None:
 
 @pytest.mark.parametrize("at_least", [0, 11])
 def test_what_can_never_gather_is_refused(at_least: int) -> None:
-    with pytest.raises(UsageError, match="never gathers"):
+    with pytest.raises(UsageError, match="cannot gather"):
         delayed(at_least, within_s=1)

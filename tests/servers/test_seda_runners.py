@@ -266,7 +266,7 @@ def test_what_a_short_drain_leaves_is_counted_and_told(runner: dict[str, Any]) -
         application.put("held", range(4))
         assert inside.acquire(timeout=DEADLINE_S)
     application.put("held", range(36))
-    with pytest.raises(UsageError, match=r"not done within 0.05 s.*Events left: 36 in held"):
+    with pytest.raises(UsageError, match=r"did not finish within 0.05 s.*Events left: 36 in held"):
         application.__exit__(None, None, None)
     told = application.describe()[0]
     assert (told["queue_length"], told["losses"]["left"]) == (0, 36)
