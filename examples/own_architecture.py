@@ -1,10 +1,10 @@
-r"""An architecture of one's own: some threads, all waiting in one epoll for any connection.
+r"""An architecture of your own: some threads, all waiting in one epoll for any connection.
 
-The idea is between a thread a connection and one loop (known as Leader/Followers: Schmidt
-and others, "Pattern-Oriented Software Architecture" 2, 2000).  Whichever thread the kernel
-wakes takes one connection that has something to say, reads, runs the steps, replies, and
-only then lets the others have that connection back.  No queue, no hand-over, and as many
-threads as you say for any number of connections.
+The idea lies between one thread per connection and one loop (known as Leader/Followers:
+Schmidt and others, "Pattern-Oriented Software Architecture" 2, 2000).  Whichever thread the
+kernel wakes takes one connection that is readable, reads, runs the steps, replies, and
+only then lets the others have that connection again.  There is no queue and no hand-over,
+and the number of threads does not depend on that of the connections.
 
     sedabench serve examples/own_architecture.py:Followers --service web --port 8080
     sedabench run figure1 --quick --server eventloop \
@@ -12,22 +12,23 @@ threads as you say for any number of connections.
     sedabench run overload --quick --server eventloop \
                            --server examples/own_architecture.py:Followers
 
-You see a curve of its own, `Followers --threads 4`, in the same figure as `eventloop`.  The
-services, the load and every check of a trial are those of the three that come with it.
+It has its own curve, `Followers --threads 4`, in the same figure as `eventloop`.  The
+services, the load and every check of a trial are the same as for the built-in three.
 
-Left out, to be short: time-outs, the limit on connections, and the farewell to a peer that
-still sends (docs/architecture.md, "How a connection ends").
+Left out, to be short: time-outs, and the orderly end of a connection whose peer is still
+sending (docs/architecture.md, "How a connection ends").
 """
 
 import select
 import threading
 from dataclasses import dataclass
 
+from servers.acceptor import Acceptor
 from servers.architecture import Architecture
-from servers.listener import accept, set_kernel_timeouts
+from servers.listener import set_kernel_timeouts
 from servers.options import option
 
-ONCE = select.EPOLLIN | select.EPOLLONESHOT  # told to one thread, then to nobody until it asks
+ONCE = select.EPOLLIN | select.EPOLLONESHOT  # reported to one thread, until it is re-armed
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class FollowersOptions:
 
 
 class Followers(Architecture):
-    """N threads in one epoll_wait; whoever is woken serves that connection."""
+    """N threads in one epoll_wait; the one that is woken serves that connection."""
 
     name = "followers"
     Options = FollowersOptions
@@ -44,11 +45,16 @@ class Followers(Architecture):
     def run(self):
         self.epoll = select.epoll()
         self.connections = {}
+        self.acceptor = Acceptor(
+            self.listener, lambda: len(self.connections) < self.max_connections
+        )
         self.epoll.register(self.listener, ONCE)
         for _ in range(self.options.threads):
             threading.Thread(target=self.follow, daemon=True).start()
-        while not select.select([self.wakeup], [], [], 0.25)[0]:
-            pass  # until stop(), which a signal calls
+        while not select.select([self.wakeup], [], [], 0.25)[0]:  # until stop()
+            if self.acceptor.failed:  # it ran out of descriptors: try again
+                self.acceptor.failed = False
+                self.epoll.modify(self.listener, ONCE)
         # The threads end with the process, so what they have not answered is lost.
 
     def follow(self):
@@ -57,7 +63,10 @@ class Followers(Architecture):
         while True:
             [(descriptor, _)] = self.epoll.poll(maxevents=1)
             if descriptor == self.listener.fileno():
-                self.welcome(accept(self.listener), counters)
+                for sock in self.acceptor.take(1, counters):
+                    self.welcome(sock, counters)
+                if not self.acceptor.failed:
+                    self.epoll.modify(self.listener, ONCE)
             elif self.serve(*self.connections[descriptor], buffer, counters):
                 self.epoll.modify(descriptor, ONCE)
             else:
@@ -65,12 +74,12 @@ class Followers(Architecture):
                 self.connections.pop(descriptor)[0].close()
 
     def welcome(self, sock, counters):
-        if sock is not None:
+        session = self.new_session(sock, counters)
+        if session is not None:
             counters.accepted += 1
             set_kernel_timeouts(sock, self.server.idle_timeout_s, self.server.send_timeout_s)
-            self.connections[sock.fileno()] = sock, self.service.session()
+            self.connections[sock.fileno()] = sock, session
             self.epoll.register(sock, ONCE)
-        self.epoll.modify(self.listener, ONCE)
 
     def serve(self, sock, session, buffer, counters):
         """Answer what one read brings; False at the end of the connection."""
@@ -94,11 +103,3 @@ class Followers(Architecture):
             counters.errors["protocol"] += 1
             return False
         return bool(size)
-
-    def run_steps(self, request, counters):
-        step = request.step
-        try:
-            while step is not None:
-                step = step(request)
-        except Exception as error:
-            self.fail(request, error, counters)

@@ -1,8 +1,8 @@
-r"""A controller of one's own: it watches a stage and changes one number of it.
+r"""A controller of your own: it observes a stage and changes one number of it.
 
 This one gives a stage larger batches while its queue grows and smaller ones while it is
-short, so that a batch is never more than a tenth of what waits.  `observe` is called ten
-times a second on a thread of its own; the stage's code knows nothing of it.
+short, so that a batch is never more than a tenth of the queue.  `observe` is called every
+`period_s` on a thread of its own; the code of the stage does not know about it.
 
     python examples/own_controller.py
 

@@ -1,14 +1,14 @@
-r"""A policy of one's own: a full queue of `seda` takes in first whose client has least in it.
+r"""A policy of your own: a full queue of `seda` shares its room fairly between clients.
 
-With the policies that come with the project, a client that pipelines a hundred requests
-fills the queue, and clients that send one at a time are refused with it.  This one counts
-heads: of what arrives, there is room first for the first request of each, then for the
-second.  By itself, with a queue for four and without any server:
+With the built-in policies, a client that pipelines a hundred requests fills the queue, and
+clients that send one at a time are rejected, too.  This one admits the first request of
+each client first, then the second of each, and so on.  By itself, with a queue for four
+events and without any server:
 
     python examples/own_policy.py
 
-prints that `reject` keeps only the greedy one's requests, and `fair_share` one of each of the
-others.  In a server, where the events are requests and their connection says whose they are:
+prints that `reject` keeps only the requests of the greedy client, and `fair_share` one of each
+of the others.  In a server, where a request belongs to its connection:
 
     sedabench serve examples/own_policy.py:FairSeda --service web --port 8080 --queue-capacity 64
     sedabench run overload --quick --server seda \

@@ -1,15 +1,15 @@
-r"""A step of one's own, added to the service `web`: a request that waits for a backend.
+r"""A step of your own, added to the service `web`: a request that waits for a backend.
 
-The new step says that it blocks.  Who may run it, and on which thread, is the
-architecture's affair; the step cannot tell.
+The new step is marked as blocking.  The architecture decides who runs it, and on which
+thread; the step cannot tell.
 
     sedabench serve eventloop --service examples/own_step.py:WithBackend --port 8080
     sedabench load http --target http://127.0.0.1:8080/backend --connections 64
 
 The event loop waits for the backend itself and answers fewer than 200 requests/s, one every
-5 ms.  Then `threaded` in place of `eventloop`: a thread a connection waits for all 64 at once,
-and 8,500/s were answered here.  And `seda`: the stage begins with 8 threads, its controller
-gives it up to 40 while requests wait, and 5,400/s were answered.
+5 ms.  Then use `threaded` in place of `eventloop`: with one thread per connection, all 64 wait
+at once, and 8,500/s were answered here.  And `seda`: the stage begins with 8 threads, its
+controller adds up to 32 while requests wait, and 5,400/s were answered.
 
     sedabench graph seda --service examples/own_step.py:WithBackend
 

@@ -45,7 +45,7 @@ class FullQueue(Generic[E]):
 
     def __init__(self, waiting: Waiting[E]) -> None:
         self._waiting = waiting
-        self.came = 0
+        self.admitted = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -56,7 +56,7 @@ class FullQueue(Generic[E]):
     def extend(self, events: Iterable[E], /) -> None:
         events = list(events)
         self._waiting.extend(events)
-        self.came += len(events)
+        self.admitted += len(events)
 
     def popleft(self) -> E:
         return self._waiting.popleft()
@@ -85,7 +85,7 @@ class FullQueue(Generic[E]):
         self, waiting: Priorities[E], arriving: Sequence[E], room: int, oldest: bool
     ) -> Sequence[E]:
         lost, evicted = waiting.replace_least_important(arriving, room, oldest)
-        self.came += len(arriving) - (len(lost) - evicted)
+        self.admitted += len(arriving) - (len(lost) - evicted)
         return lost
 
 

@@ -211,7 +211,7 @@ class EventQueue(Generic[E]):
         queue = FullQueue(self._events)
         before = len(queue)
         lost = self.policy.overflow(queue, events, self._room - before)
-        came = queue.came
+        came = queue.admitted
         self.events_in += came
         self._note_crossing(came, before + came - len(queue))
         self.losses[self.policy.name] += len(lost)
