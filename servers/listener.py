@@ -99,11 +99,16 @@ def descriptor_limit() -> int:
 def connection_limit(asked: int | None, descriptors: int, limit_name: str, remedy: str) -> int:
     """How many connections may be open at once.
 
-    Raises UsageError if more were asked for than `descriptors` allow.
+    Raises UsageError if more were asked for than `descriptors` allow, or they allow none.
     """
     possible = descriptors - RESERVED_DESCRIPTORS
+    if asked is None and possible >= 1:
+        return possible
     if asked is None:
-        return max(1, possible)
+        raise UsageError(
+            f"a server needs {RESERVED_DESCRIPTORS + 1} descriptors for one connection, "
+            f"but {limit_name} is {descriptors}; {remedy}"
+        )
     if asked > possible:
         raise UsageError(
             f"--max-connections {asked} needs {asked + RESERVED_DESCRIPTORS} descriptors, "

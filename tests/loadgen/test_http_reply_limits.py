@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+import httptools
 import pytest
 
 from loadgen.http.reply import (
@@ -153,3 +154,23 @@ def test_what_is_as_long_as_is_allowed_is_read(piece_bytes: int) -> None:
     reply = Reply()
     feed(reply, pieces_of(wire, piece_bytes))
     assert (reply.complete, reply.body_bytes, reply.spare) == (True, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "line", [b"5;a", b"5;a=b", b"5;a-b_c=1;d", b"005;x;y;z=9", b"A;" + b"n" * 99]
+)
+def test_ordinary_extensions_of_a_chunk_are_the_parsers_too(line: bytes) -> None:
+    """They are read without the parser, so they must be what it takes."""
+    size = int(line.partition(b";")[0], 16)
+    wire = CHUNKED + line + b"\r\n" + b"x" * size + b"\r\n0\r\n\r\n"
+    reply = Reply()
+    reply.feed(wire)
+    assert (reply.complete, reply.body_bytes) == (True, size)
+    bodies: list[bytes] = []
+
+    class Fields:
+        def on_body(self, body: bytes) -> None:
+            bodies.append(body)
+
+    httptools.HttpResponseParser(Fields()).feed_data(wire)
+    assert len(b"".join(bodies)) == size

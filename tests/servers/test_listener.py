@@ -60,7 +60,9 @@ def test_a_time_out_is_never_none_by_rounding(seconds: float) -> None:
 
 def test_as_many_connections_as_descriptors_allow_and_no_more() -> None:
     assert connection_limit(None, 1000, "the limit", "raise it") == 1000 - RESERVED_DESCRIPTORS
-    assert connection_limit(None, 10, "the limit", "raise it") == 1
+    assert connection_limit(None, RESERVED_DESCRIPTORS + 1, "the limit", "raise it") == 1
+    with pytest.raises(UsageError, match="the limit is 10; raise it"):
+        connection_limit(None, 10, "the limit", "raise it")
     assert connection_limit(960, 1000, "the limit", "raise it") == 960
     with pytest.raises(UsageError, match="needs 1001 descriptors, but the limit is 1000; raise it"):
         connection_limit(961, 1000, "the limit", "raise it")
