@@ -201,7 +201,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "no file": (("run", "mine/gone.py:Work"), "there is no file mine/gone.py"),
     "no class": (("run", "mine/own.py:Play"), "has no 'Play'; experiment there: "),
     "no name": (("run", "mine/own.py:"), "names no class"),
-    "no experiment": (("run", "mine/own.py:WorkSettings"), "is no experiment"),
+    "no experiment": (("run", "mine/own.py:WorkSettings"), "is not a subclass of"),
     "broken": (("run", "mine/broken.py:Broken"), "cannot be loaded: SyntaxError"),
     "measures nothing": (("run", "mine/bad.py:Nothing"), "it needs a method `workload`"),
     "a name of ours": (("run", "mine/bad.py:Taken"), "name 'figure1' cannot be that"),
