@@ -3,8 +3,8 @@
 Without a user's name it is `EngineUser`.  `sedabench swarm` starts it with the
 right options; `docs/many-machines.md` tells the rest.
 
-This file only puts together: options (`locust_options.py`), users
-(`locust_users.py`, `locust_engine.py`), shapes (`locust_shapes.py`), the
+This file only puts together: options (`swarm/options.py`), users
+(`swarm/users.py`, `swarm/engine_user.py`), shapes (`swarm/shapes.py`), the
 master's conductor and the tab in the web page.  Two things of Locust's are
 replaced, both because its answers are in whole milliseconds: how it rounds a
 response time, which it lets one replace, and how its CSV files print

@@ -56,7 +56,7 @@ HISTOGRAM_BITS = 11
 
 
 class Samples(NamedTuple):
-    """What a file of samples holds; together the arguments of `http_result.summarise_records`."""
+    """What a file of samples holds; together the arguments of `result.summarise_records`."""
 
     facts: Facts
     records: Records

@@ -4,7 +4,7 @@ Ten times a second the conductor looks at the shape's clock and at the workers
 that are there, and tells each worker its share: the rate times the shape's
 factor, divided by the number of workers whose engine runs.  One that joins is
 counted from its first report on; one that has not reported for `LOST_S` is not,
-and the others get its part.  Its own lease (`locust_engine.LEASE_S`) has ended
+and the others get its part.  Its own lease (`engine_user.LEASE_S`) has ended
 before, so that together they never send more than was asked for.
 
 Locust's own notion of a missing worker comes too late for that: its heartbeat

@@ -1,6 +1,6 @@
 """What a load over time is made of: steps, each with its factor, its length and its trial.
 
-The shapes (`locust_shapes.py`) are plans; this file knows no Locust.  A step
+The shapes (`swarm/shapes.py`) are plans; this file knows no Locust.  A step
 whose `trial` is None is warm-up: it is sent and not counted.  Steps of one
 trial are counted together: a spike is a trial of three steps.
 """

@@ -2,7 +2,7 @@
 
 Each trial becomes a result with the names of `load http --json`, so that the
 same columns and figures serve.  Counts are sums; latencies are read from
-buckets 1 % wide (`locust_histogram.py`).  Workers have clocks of their own:
+buckets 1 % wide (`engine/histogram.py`).  Workers have clocks of their own:
 the conductor takes the least delay it has seen as the difference between a
 worker's clock and its own, and the timeline is on its own.  No Locust here.
 """

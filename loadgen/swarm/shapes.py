@@ -3,7 +3,7 @@
 Locust's knob is the number of users.  That is right for `Figure1Shape`, where a
 user is a connection.  For the others it depends on who the users are: of
 `WebUser` there are more or fewer; of `EngineUser` always one a worker, and its
-rate follows `factor`, which the conductor (`locust_conductor.py`) sends to the
+rate follows `factor`, which the conductor (`swarm/conductor.py`) sends to the
 workers ten times a second if it changes.
 
 In a locustfile of one's own:

@@ -2,7 +2,7 @@
 
 Both are closed loops, one connection a user: the next begins when the last is
 answered.  What one process of them can drive is what Locust can, a few
-thousand requests a second; `EngineUser` (`locust_engine.py`) is for more.
+thousand requests a second; `EngineUser` (`swarm/engine_user.py`) is for more.
 """
 
 from __future__ import annotations
